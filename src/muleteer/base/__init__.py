@@ -1,0 +1,1 @@
+"""What every room stands on: errors, limits, clocks. Imports nothing else of muleteer."""

@@ -1,0 +1,101 @@
+"""Every fixed bound of muleteer, in one place, each with its reason. `muleteer config` prints this table.
+
+A limit is not a setting: nobody has to choose it. What a user may choose lives in `spec.settings`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Limit(NamedTuple):
+    """One bound: `value` in `unit`, and why it is that and not another number."""
+
+    name: str
+    value: float
+    unit: str
+    why: str
+
+
+LIMITS: dict[str, Limit] = {}
+
+
+def _integer(name: str, value: int, unit: str, why: str) -> int:
+    LIMITS[name] = Limit(name, value, unit, why)
+    return value
+
+
+def _seconds(name: str, value: float, why: str) -> float:
+    LIMITS[name] = Limit(name, value, "s", why)
+    return value
+
+
+# HTTP input
+URI_BYTES_MAX = _integer("uri_bytes_max", 8 * 1024, "bytes", "what nginx and browsers agree on; routes are short")
+HEADER_FIELD_BYTES_MAX = _integer("header_field_bytes_max", 16 * 1024, "bytes", "large cookies and tokens fit")
+HEADER_BYTES_MAX = _integer(
+    "header_bytes_max", 32 * 1024, "bytes", "bounds memory of a connection before it is trusted"
+)
+HEADER_FIELDS_MAX = _integer("header_fields_max", 100, "fields", "real clients send under 40; bounds parsing time")
+HEADER_TIMEOUT_S = _seconds("header_timeout_s", 10.0, "a slow sender holds a connection this long, never a replica")
+BODY_TIMEOUT_BASE_S = _seconds("body_timeout_base_s", 10.0, "grace of a body before its rate is judged")
+BODY_BYTES_PER_S_MIN = _integer("body_bytes_per_s_min", 16 * 1024, "bytes/s", "a slow mobile uplink still passes")
+WRITE_STALL_S = _seconds("write_stall_s", 30.0, "a reader that takes nothing this long is gone")
+KEEP_ALIVE_S = _seconds("keep_alive_s", 75.0, "longer than the 60 s of usual proxies, so that they close first")
+LINGER_S = _seconds("linger_s", 2.0, "time for a refused sender to read its answer before the reset")
+LINGER_BYTES_MAX = _integer("linger_bytes_max", 1024 * 1024, "bytes", "unread body that a lingering close swallows")
+PIPELINE_MAX = _integer("pipeline_max", 16, "requests", "unanswered requests of one connection before reading pauses")
+REQUEST_ID_CHARS_MAX = _integer("request_id_chars_max", 128, "characters", "a UUID is 36; goes into every log line")
+CHUNK_EXTENSION_BYTES_MAX = _integer(
+    "chunk_extension_bytes_max", 4096, "bytes", "nobody uses them; endless ones are an attack"
+)
+REQUEST_TIMEOUT_S_MAX = _seconds(
+    "request_timeout_s_max", 3600.0, "bounds what a client may ask for in x-request-timeout-ms"
+)
+
+# JSON input
+JSON_DEPTH_MAX = _integer("json_depth_max", 100, "levels", "deeper is an attack on the C stack, not data")
+
+# the queue
+CALLS_QUEUED_MAX = _integer(
+    "calls_queued_max", 10_000, "calls", "hard cap behind the derived bound; about 10 MB of bookkeeping"
+)
+QUEUED_BYTES_MAX = _integer("queued_bytes_max", 512 * 1024 * 1024, "bytes", "bodies that may wait in one gateway")
+SAMPLES_MIN = _integer(
+    "samples_min", 50, "calls", "a p99 of fewer services is noise; until then one waiting call per slot"
+)
+SERVICE_WINDOW = _integer("service_window", 1000, "calls", "recent services whose p99 is used: ten beyond the quantile")
+CLIENT_SHARE = _integer(
+    "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
+)
+RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
+
+# re-execution
+ATTEMPTS_MAX = _integer("attempts_max", 2, "attempts", "a second death of the same call is likely the call's doing")
+RETRY_SHARE = _integer("retry_share_percent", 20, "% of active calls", "re-execution must not become a retry storm")
+RETRY_MIN = _integer("retry_min", 3, "calls", "with few active calls a share rounds to nothing")
+QUARANTINE_S = _seconds("quarantine_s", 600.0, "time to mend a model that an input kills")
+QUARANTINE_ENTRIES_MAX = _integer("quarantine_entries_max", 10_000, "hashes", "bounded memory; the oldest leave first")
+
+# the wire
+FRAME_OVERHEAD_BYTES = _integer(
+    "frame_overhead_bytes", 64 * 1024, "bytes", "room for metadata above max_body in one frame"
+)
+LINE_BYTES_MAX = _integer("line_bytes_max", 64 * 1024 * 1024, "bytes", "a routing snapshot of 10,000 backends fits")
+LINK_RETRY_S = _seconds("link_retry_s", 0.05, "pause before a gateway dials a dead address again")
+CREDIT_MAX = _integer(
+    "credit_max", 4, "calls", "calls sent ahead to a very short model hide the round trip; more only wait there"
+)
+CREDIT_SERVICE_S_MAX = _seconds(
+    "credit_service_s_max", 0.001, "above this the round trip is noise and late binding wins"
+)
+
+# supervision
+BACKOFF_FIRST_S = _seconds("backoff_first_s", 0.5, "first pause after a start that failed")
+BACKOFF_MAX_S = _seconds("backoff_max_s", 30.0, "longest pause between failing starts")
+FAILED_STARTS_MAX = _integer("failed_starts_max", 5, "starts", "in a row without becoming ready: the backend is FAILED")
+ABORT_DUMP_S = _seconds("abort_dump_s", 0.5, "time for the stack dump of a hung replica before SIGKILL")
+HANG_GRACE_S = _seconds("hang_grace_s", 0.5, "a call this much over its limit is hung, not slow")
+LOG_TAIL_BYTES = _integer("log_tail_bytes", 4096, "bytes", "what status shows of a failed start")
+LOG_FILE_BYTES_MAX = _integer("log_file_bytes_max", 16 * 1024 * 1024, "bytes", "per process, one older file is kept")
+TICK_S = _seconds("tick_s", 0.25, "how often slow checks run; nothing a caller waits for")

@@ -1,0 +1,20 @@
+"""Names of backends and endpoints."""
+
+from __future__ import annotations
+
+import re
+
+from muleteer.base.errors import SpecError
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+_NAME = re.compile(NAME_PATTERN)
+
+
+def check_name(name: str, what: str) -> str:
+    """`name`, if it is one. Raises SpecError that says what may stand there. `what` is e.g. "backend name"."""
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"{what} {name!r} is not allowed: letters, digits and . _ : - only, "
+            "starting with a letter or digit, at most 128 characters"
+        )
+    return name

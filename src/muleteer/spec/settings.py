@@ -1,0 +1,221 @@
+"""Every setting a user may choose: one declaration each. Flags, environment names, `muleteer config`, the JSON Schema
+and the table in docs/settings.md are derived from these two types; nothing is spelled a second time.
+
+Sizes are bytes, times are seconds, as numbers; text forms (`100ms`, `64MiB`) are read by `spec.units`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+Cost = Literal["live", "reconfigure", "replace", "restart"]
+"""What changing a setting costs: nothing · a message to running replicas · new replicas (surge) · a new server."""
+
+MIB = 1024 * 1024
+
+
+def _about(description: str, *, why: str, cost: Cost, kind: str = "", **bounds: Any) -> Meta:
+    return Meta(description=description, extra={"why": why, "cost": cost, "kind": kind}, **bounds)
+
+
+class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one model is run. `kind` in the metadata says how text is read: `seconds`, `bytes` or plain."""
+
+    replicas: Annotated[
+        int,
+        _about(
+            "processes, each with one copy of the model",
+            why="one works everywhere; scale when measured",
+            cost="live",
+            ge=1,
+            le=1024,
+        ),
+    ] = 1
+    concurrency: Annotated[
+        int,
+        _about(
+            "calls one replica works on at once (threads for a plain predict, tasks for an async one)",
+            why="most frameworks are not thread-safe, so 1 is the only safe guess",
+            cost="replace",
+            ge=1,
+            le=1024,
+        ),
+    ] = 1
+    timeout: Annotated[
+        float,
+        _about(
+            "deadline of a request, queueing included; a call that runs longer is hung and its replica is replaced",
+            why="longer than almost every model, shorter than the patience of proxies (60 s)",
+            cost="live",
+            kind="seconds",
+            gt=0,
+            le=3600,
+        ),
+    ] = 30.0
+    idempotent: Annotated[
+        bool,
+        _about(
+            "predict is a pure function: a call whose replica died is run once more elsewhere",
+            why="true of almost every model, and it makes a dead replica cost no request",
+            cost="live",
+        ),
+    ] = True
+    max_body: Annotated[
+        int,
+        _about(
+            "largest request body, after decompression",
+            why="fits images and batches; bounds the memory of a request",
+            cost="replace",
+            kind="bytes",
+            ge=1,
+            le=2**31 - 1,
+        ),
+    ] = 64 * MIB
+    expected: Annotated[
+        float | None,
+        _about(
+            "expected service time of one call, used for admission until 50 calls were measured",
+            why="measured otherwise",
+            cost="live",
+            kind="seconds",
+        ),
+    ] = None
+    max_rss: Annotated[
+        int | None,
+        _about(
+            "resident memory above which a replica is replaced (a new one is ready first)",
+            why="off: only the user knows what is a leak",
+            cost="live",
+            kind="bytes",
+        ),
+    ] = None
+    load_timeout: Annotated[
+        float,
+        _about(
+            "time a replica may take from start to ready, warm-up included",
+            why="large models load for minutes; for ever is a hang",
+            cost="live",
+            kind="seconds",
+            gt=0,
+            le=86400,
+        ),
+    ] = 300.0
+
+
+class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the server as a whole runs."""
+
+    host: Annotated[
+        str,
+        _about("address to listen on", why="this machine only; 0.0.0.0 opens it to the network", cost="restart"),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        _about("TCP port; 0 picks a free one", why="the port of the article", cost="restart", ge=0, le=65535),
+    ] = 8000
+    run_dir: Annotated[
+        str,
+        _about(
+            "directory of sockets, lock, logs and the routing snapshot; one server each",
+            why="$XDG_RUNTIME_DIR/muleteer, else /tmp/muleteer-UID: private to the user",
+            cost="restart",
+        ),
+    ] = ""
+    drain_delay: Annotated[
+        float,
+        _about(
+            "after SIGTERM, time to answer 503 on /readyz and still accept, before the port closes",
+            why="0 on a laptop; behind a load balancer, a little over its probe period",
+            cost="live",
+            kind="seconds",
+            ge=0,
+            le=3600,
+        ),
+    ] = 0.0
+    grace: Annotated[
+        float,
+        _about(
+            "time for requests in flight to finish when stopping",
+            why="under the 30 s that Kubernetes gives",
+            cost="live",
+            kind="seconds",
+            ge=0,
+            le=3600,
+        ),
+    ] = 25.0
+    debug: Annotated[
+        bool,
+        _about("send the model's traceback to the client", why="tracebacks leak code and data", cost="live"),
+    ] = False
+    reload: Annotated[
+        bool,
+        _about("replace replicas when a source file of their model changes", why="for development", cost="live"),
+    ] = False
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting, read off its declaration."""
+
+    name: str
+    scope: Literal["backend", "server"]
+    type: Any
+    default: Any
+    description: str
+    why: str
+    cost: str
+    kind: str
+
+    @property
+    def flag(self) -> str:
+        """`--max-body`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        """`MULETEER_MAX_BODY`."""
+        return "MULETEER_" + self.name.upper()
+
+
+def _settings(scope: Literal["backend", "server"], struct: type[msgspec.Struct]) -> Iterator[Setting]:
+    hints = get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        base, meta = get_args(hints[field.name])
+        extra = meta.extra
+        yield Setting(
+            field.name, scope, base, field.default, meta.description, extra["why"], extra["cost"], extra["kind"]
+        )
+
+
+SETTINGS: dict[str, Setting] = {
+    setting.name: setting for setting in (*_settings("backend", BackendSettings), *_settings("server", ServerSettings))
+}
+
+
+class BackendSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One declared backend: a name, a model and how to run it. `base_dir` is what a relative file TARGET starts from."""
+
+    name: str
+    target: str
+    base_dir: str
+    settings: BackendSettings = BackendSettings()
+
+
+class EndpointSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One declared endpoint: a route, its methods, and the traffic weights over backends."""
+
+    name: str
+    route: str
+    traffic: dict[str, float]
+    methods: tuple[str, ...] = ("POST",)
+
+
+class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that was declared for one server."""
+
+    server: ServerSettings = ServerSettings()
+    backends: tuple[BackendSpec, ...] = ()
+    endpoints: tuple[EndpointSpec, ...] = ()

@@ -1,0 +1,62 @@
+"""The routing snapshot: all that a gateway knows of the world. Published by the controller, immutable, complete.
+
+A gateway without a controller goes on with the last one it got, which also lies in the run directory.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ReplicaAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where one replica listens. The address of a local replica stays the same over its restarts.
+
+    Attributes:
+        id: e.g. `FancyModel-1`.
+        address: `unix:/path` or `tcp:host:port`.
+    """
+
+    id: str
+    address: str
+
+
+class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One backend as the gateway sees it.
+
+    Attributes:
+        concurrency: calls a replica works on at once.
+        idempotent: whether a call whose replica died may be run again.
+        timeout_s: a call that runs longer than this (or than its own deadline, if that is longer) is hung.
+        expected_s: declared service time, used until enough calls were measured; None if not declared.
+        unavailable: why no replica can serve now (`loading`, `crash_loop`), for the 503 while no link is ready.
+    """
+
+    name: str
+    concurrency: int = 1
+    idempotent: bool = True
+    timeout_s: float = 30.0
+    expected_s: float | None = None
+    unavailable: str = "loading"
+    replicas: tuple[ReplicaAddress, ...] = ()
+
+
+class EndpointRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One endpoint: a route and the share of its requests that each backend gets (weights ≥ 0, sum > 0)."""
+
+    name: str
+    route: str
+    methods: tuple[str, ...] = ("POST",)
+    timeout_s: float = 30.0
+    max_body: int = 64 * 1024 * 1024
+    traffic: dict[str, float]
+
+
+class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything, at one revision (grows with each publication; a gateway applies whatever comes last)."""
+
+    revision: int
+    endpoints: tuple[EndpointRoute, ...] = ()
+    backends: tuple[BackendRoute, ...] = ()
+
+
+EMPTY = Snapshot(revision=0)

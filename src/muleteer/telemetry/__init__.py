@@ -1,0 +1,1 @@
+"""Counters, histograms, log events. Must not know who reads them."""
