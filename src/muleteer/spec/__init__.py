@@ -1,1 +1,1 @@
-"""What is declared: frozen types, their loading, and the routing snapshot made from them. Must not know processes or sockets."""
+"""What is declared: frozen types, their loading, the routing snapshot. Must not know processes or sockets."""

@@ -196,7 +196,7 @@ SETTINGS: dict[str, Setting] = {
 
 
 class BackendSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One declared backend: a name, a model and how to run it. `base_dir` is what a relative file TARGET starts from."""
+    """One declared backend: a name, a model, how to run it. A relative file TARGET starts from `base_dir`."""
 
     name: str
     target: str

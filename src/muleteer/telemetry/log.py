@@ -1,4 +1,4 @@
-"""One line per event on stderr, which the supervisor collects. Values are escaped: nothing a client sent can forge a line."""
+"""One line per event on stderr, which the supervisor collects. Values are escaped: no client can forge a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 
 def log(event: str, **fields: Any) -> None:
-    """Write `event` (a few plain words) and `fields` (each escaped as JSON). Never raises: logging must not fail a request."""
+    """Write `event` (a few plain words) and `fields` (escaped as JSON). Never raises: logging must not fail a request."""
     parts = [time.strftime("%Y-%m-%dT%H:%M:%S"), event]
     parts += [f"{name}={_encoder.encode(value).decode()}" for name, value in fields.items()]
     try:
