@@ -86,7 +86,7 @@ class Exchange(Protocol):
         ...
 
     def abandon(self) -> None:
-        """The client is gone, or the protocol answered for us (408, 413, bad framing): free everything, answer nothing."""
+        """The client is gone, or the protocol answered for us (408, 413, …): free everything, answer nothing."""
         ...
 
 

@@ -58,7 +58,7 @@ class LastExit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the supervisor's table. `since_s`: seconds in this state; `info`: what the process said with `ready`."""
+    """One row of the table. `since_s`: seconds in this state; `info`: what the process said with `ready`."""
 
     id: str
     state: Literal["starting", "ready", "stopping", "backoff", "failed", "stopped"]

@@ -12,7 +12,7 @@ _encoder = msgspec.json.Encoder(enc_hook=repr)
 
 
 def log(event: str, **fields: Any) -> None:
-    """Write `event` (a few plain words) and `fields` (escaped as JSON). Never raises: logging must not fail a request."""
+    """Write `event` (a few plain words) and `fields` (escaped as JSON). Never raises: it must not fail a request."""
     parts = [time.strftime("%Y-%m-%dT%H:%M:%S"), event]
     parts += [f"{name}={_encoder.encode(value).decode()}" for name, value in fields.items()]
     try:
