@@ -119,6 +119,8 @@ class Connection:
 
     def receive(self, data: bytes) -> list[Frame]:
         """Frames that `data` completes, each one legal. Raises WireError, after which the connection is DEAD."""
+        if self._states[self._peer] is State.DEAD:
+            raise WireError("the link is dead")
         try:
             received = self._decoder.feed(data)
             for frame in received:
@@ -136,6 +138,7 @@ class Connection:
     def close(self) -> None:
         """The stream ended or broke: both ends are DEAD."""
         self._states[Role.GATEWAY] = self._states[Role.REPLICA] = State.DEAD
+        self._decoder.discard()
 
     def statistics(self) -> ConnectionStatistics:
         """A frozen snapshot."""

@@ -110,6 +110,10 @@ class FrameDecoder:
         """Bytes of an unfinished frame."""
         return len(self._buffer)
 
+    def discard(self) -> None:
+        """Free what was buffered: nobody reads on."""
+        self._buffer = bytearray()
+
     def feed(self, data: bytes) -> list[Frame]:
         """All frames that `data` completes, in order. Raises WireError at the first broken rule."""
         if self._buffer:

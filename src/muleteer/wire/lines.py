@@ -29,18 +29,23 @@ class LineDecoder:
         """All messages that `data` completes, in order."""
         self._buffer += data
         if b"\n" not in data:
-            if len(self._buffer) > self._bytes_max:
-                raise WireError(f"a control line is longer than {self._bytes_max} bytes")
+            self._check(self._buffer)
             return []
         *lines, rest = bytes(self._buffer).split(b"\n")
         self._buffer[:] = rest
+        for line in (*lines, rest):
+            self._check(line)
         return [_message(line) for line in lines if line]
+
+    def _check(self, line: bytes | bytearray) -> None:
+        if len(line) > self._bytes_max:
+            raise WireError(f"a control line is longer than {self._bytes_max} bytes")
 
 
 def _message(line: bytes) -> dict[str, Any]:
     try:
         message = _decoder.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"control line is not a JSON object: {error}") from None
     if not isinstance(message.get("type"), str):
         raise WireError("control line has no type")
