@@ -76,7 +76,7 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         ),
     ] = 64 * MIB
     expected: Annotated[
-        float | None,
+        Annotated[float, Meta(gt=0, le=3600)] | None,
         _about(
             "expected service time of one call, used for admission until 50 calls were measured",
             why="measured otherwise",
@@ -85,7 +85,7 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         ),
     ] = None
     max_rss: Annotated[
-        int | None,
+        Annotated[int, Meta(ge=1)] | None,
         _about(
             "resident memory above which a replica is replaced (a new one is ready first)",
             why="off: only the user knows what is a leak",
@@ -158,16 +158,18 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One setting, read off its declaration."""
+    """One setting, read off its declaration. `bounds`: any of `ge`, `gt`, `le`. `optional`: None is a value."""
 
     name: str
     scope: Literal["backend", "server"]
-    type: Any
+    type: type
+    optional: bool
     default: Any
     description: str
     why: str
     cost: str
     kind: str
+    bounds: dict[str, float]
 
     @property
     def flag(self) -> str:
@@ -184,9 +186,20 @@ def _settings(scope: Literal["backend", "server"], struct: type[msgspec.Struct])
     hints = get_type_hints(struct, include_extras=True)
     for field in msgspec.structs.fields(struct):
         base, meta = get_args(hints[field.name])
-        extra = meta.extra
+        optional = type(None) in get_args(base)
+        bounded = meta
+        if optional:  # msgspec wants bounds of a union at its member
+            base = next(member for member in get_args(base) if member is not type(None))
+            base, bounded = get_args(base)
         yield Setting(
-            field.name, scope, base, field.default, meta.description, extra["why"], extra["cost"], extra["kind"]
+            name=field.name,
+            scope=scope,
+            type=base,
+            optional=optional,
+            default=field.default,
+            description=meta.description,
+            bounds={key: getattr(bounded, key) for key in ("ge", "gt", "le") if getattr(bounded, key) is not None},
+            **meta.extra,
         )
 
 

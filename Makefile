@@ -1,0 +1,51 @@
+# Everything here works in .venv of this checkout. `make help` lists the targets.
+
+STAMPS := .venv/stamps
+BIN := .venv/bin
+
+.PHONY: help setup serve test chaos fuzz bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/muleteer $(STAMPS)/examples ## locked environment in .venv, the command at .venv/bin/muleteer
+
+serve: setup ## serve the examples on http://127.0.0.1:8000
+	$(BIN)/muleteer serve examples/fancy_model.py:FancyModel --route /predict examples/translate.py:Translator --route /translate
+
+test: setup $(STAMPS)/dev ## lint, types, every test
+	@scripts/debian-packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+chaos: setup $(STAMPS)/dev ## kill things under load, for long; prints its seed
+	$(BIN)/python tests/faults/chaos.py
+
+fuzz: setup $(STAMPS)/dev ## feed bad bytes, for long
+	$(BIN)/python tests/fuzz/long.py
+
+bench: setup $(STAMPS)/dev ## measure, and write bench/results
+	@scripts/debian-packages
+	$(BIN)/python bench/run.py
+
+lock: $(STAMPS)/dev ## compile requirements/*.in again (needs a package index)
+	scripts/lock
+
+clean: ## remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# One stamp per requirement file: set-up is redone only where a file is newer than what was installed.
+$(STAMPS)/python:
+	@scripts/make-venv
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/muleteer: requirements/muleteer.txt pyproject.toml | $(STAMPS)/python
+	$(BIN)/python -m pip install --quiet --require-hashes -r $<
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/%: requirements/%.txt | $(STAMPS)/python
+	$(BIN)/python -m pip install --quiet --require-hashes -r $<
+	@touch $@

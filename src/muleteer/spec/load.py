@@ -1,0 +1,157 @@
+"""Where settings come from: a flag, else the MULETEER_* environment, else the default. With `cli`, the only place
+that reads the environment. Must not know processes; every problem is collected, none is repaired in silence.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from muleteer.base.errors import SpecError
+from muleteer.spec.nearest import did_you_mean
+from muleteer.spec.settings import SETTINGS, BackendSettings, ServerSettings, Setting
+from muleteer.spec.units import parse_bytes, parse_seconds
+
+PREFIX = "MULETEER_"
+SOCKET_PATH_BYTES_MAX = 107
+"""`sun_path` of Linux, less its final NUL."""
+_LONGEST_SOCKET = "/sockets/999999.sock"
+_COMPARE = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """One setting's value. `origin` names the flag or variable it came from, or is `default`."""
+
+    setting: Setting
+    value: Any
+    origin: str
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """All settings of one command, by name."""
+
+    values: dict[str, Resolved]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name].value
+
+    def server(self) -> ServerSettings:
+        """The server's share."""
+        return ServerSettings(**self._of("server"))
+
+    def backend(self) -> BackendSettings:
+        """The backends' share."""
+        return BackendSettings(**self._of("backend"))
+
+    def _of(self, scope: str) -> dict[str, Any]:
+        return {name: found.value for name, found in self.values.items() if found.setting.scope == scope}
+
+
+def resolve(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Settings, list[SpecError]]:
+    """The value of every setting, and everything that is wrong with what was given.
+
+    Args:
+        flags: setting name → text, for those given on the command line.
+        environ: the process environment; names that are close to a setting's, but none, are problems.
+    """
+    problems = _strangers(environ)
+    values: dict[str, Resolved] = {}
+    for setting in SETTINGS.values():
+        value, origin = setting.default, "default"
+        if setting.name in flags:
+            text, origin = flags[setting.name], setting.flag
+        elif setting.env in environ and not _of_kubernetes(environ[setting.env]):
+            text, origin = environ[setting.env], setting.env
+        if origin != "default":
+            try:
+                value = read_value(setting, text)
+            except ValueError as error:
+                problems.append(SpecError(f"{origin}: {error}"))
+                value = setting.default
+        values[setting.name] = Resolved(setting, value, origin)
+    _complete_run_dir(values, environ, problems)
+    return Settings(values), problems
+
+
+def read_value(setting: Setting, text: str) -> Any:
+    """The value that `text` stands for. Raises ValueError that says what may be written."""
+    if setting.optional and text.lower() in ("none", "off"):
+        return None
+    if setting.type is bool:
+        return _parse_bool(text)
+    if setting.type is str:
+        if not text:
+            raise ValueError("must not be empty")
+        return text
+    value: float
+    if setting.kind == "seconds":
+        value = parse_seconds(text)
+    elif setting.kind == "bytes":
+        value = parse_bytes(text)
+    elif text.strip().lstrip("-").isdecimal() and len(text) < 20:
+        value = int(text)
+    else:
+        raise ValueError(f"{text!r} is not a whole number")
+    if not all(_COMPARE[key](value, bound) for key, bound in setting.bounds.items()):
+        raise ValueError(f"{text} is not allowed: {describe_bounds(setting)}")
+    return value
+
+
+def describe_bounds(setting: Setting) -> str:
+    """`at least 1 and at most 1024`, or nothing for an unbounded setting."""
+    words = {"ge": "at least", "gt": "more than", "le": "at most"}
+    return " and ".join(f"{words[key]} {bound}" for key, bound in setting.bounds.items())
+
+
+def default_run_dir(environ: Mapping[str, str]) -> str:
+    """`$XDG_RUNTIME_DIR/muleteer`, else `/tmp/muleteer-UID`."""
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir():
+        return f"{runtime}/muleteer"
+    return f"/tmp/muleteer-{os.getuid()}"  # made 0700, and refused if somebody else owns it
+
+
+def _complete_run_dir(values: dict[str, Resolved], environ: Mapping[str, str], problems: list[SpecError]) -> None:
+    found = values["run_dir"]
+    try:
+        path = str(Path(found.value or default_run_dir(environ)).expanduser().resolve())
+    except (RuntimeError, OSError) as error:  # no such user, a loop of links
+        problems.append(SpecError(f"{found.origin}: run directory {found.value}: {error}"))
+        return
+    values["run_dir"] = Resolved(found.setting, path, found.origin)
+    over = len(os.fsencode(path + _LONGEST_SOCKET)) - SOCKET_PATH_BYTES_MAX
+    if over > 0:
+        problems.append(
+            SpecError(f"run directory {path} is {over} bytes too long for the sockets in it; choose --run-dir")
+        )
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+def _of_kubernetes(value: str) -> bool:
+    """A Service named `muleteer` makes Kubernetes set MULETEER_PORT=tcp://10.0.0.1:80 in every container."""
+    return value.startswith(("tcp://", "udp://"))
+
+
+def _strangers(environ: Mapping[str, str]) -> list[SpecError]:
+    """Variables that look like a mistyped setting. Others with our prefix may belong to something else."""
+    known = {setting.env for setting in SETTINGS.values()}
+    problems = []
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            hint = did_you_mean(name.removeprefix(PREFIX), [other.upper() for other in SETTINGS], cutoff=0.75)
+            if hint:
+                problems.append(SpecError(f"{name} in the environment is not a setting{hint}"))
+    return problems
