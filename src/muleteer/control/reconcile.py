@@ -1,0 +1,94 @@
+"""The reconcile step: one declared backend and its observed replicas in, actions out. Pure; must not know engines,
+sockets or time.
+
+Laws, proven by the simulation in the tests:
+1. No drain leaves fewer ready replicas than declared: a replacement is ready before a replica leaves.
+2. Beyond the declared number at most one replica runs extra (the surge).
+3. A generation of which no replica is ready has at most one replica while an older one serves. If that one fails, the
+   older goes on serving.
+4. With faults over and code that starts, the end is: as many ready replicas as declared, all current, none extra.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Condition = Literal["starting", "ready", "failed"]
+"""`starting` includes the pause before another try; `failed` is never tried again by itself."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is declared of one backend: how many replicas, of which generation."""
+
+    replicas: int
+    generation: int
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One replica that is neither draining nor stopping.
+
+    Attributes:
+        number: grows with each replica of the backend; the newest has the largest.
+        worn: to be replaced although its generation is current (it outgrew `max_rss`).
+    """
+
+    id: str
+    number: int
+    generation: int
+    condition: Condition
+    worn: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to do now: start so many of the current generation, drain these (then stop them)."""
+
+    start: int = 0
+    drain: tuple[str, ...] = ()
+
+
+def plan(wanted: Wanted, seen: tuple[Seen, ...]) -> Plan:
+    """The next step towards `wanted`. Called again after every change; an empty plan means wait, or done."""
+    current = [replica for replica in seen if replica.generation == wanted.generation and not replica.worn]
+    outdated = [replica for replica in seen if replica not in current]
+    drain = [replica.id for replica in outdated if replica.condition == "failed"]
+    outdated = [replica for replica in outdated if replica.condition != "failed"]
+    drain += _leaving(wanted.replicas, current, outdated)
+    return Plan(_starting(wanted.replicas, current, outdated), tuple(drain))
+
+
+def _starting(replicas: int, current: list[Seen], outdated: list[Seen]) -> int:
+    missing = replicas - len(current)
+    if missing <= 0:
+        return 0
+    if not outdated:
+        return missing
+    if any(replica.condition != "ready" for replica in current):
+        return 0  # one at a time: a generation proves itself before the next replica of it starts
+    surge = replicas + 1 - len(current) - len(outdated)
+    return max(0, min(missing, surge, missing if current else 1))
+
+
+def _leaving(replicas: int, current: list[Seen], outdated: list[Seen]) -> list[str]:
+    """First what is outdated, oldest first; then the extra ones, newest first; of both, first what is not ready."""
+    ready = sum(replica.condition == "ready" for replica in (*current, *outdated))
+    proven = any(replica.condition == "ready" for replica in current)
+    leaving = []
+    for replica in sorted(outdated, key=lambda replica: (replica.condition == "ready", replica.number)):
+        if replica.condition != "ready":
+            if proven or not replicas:
+                leaving.append(replica.id)
+        elif ready > replicas:
+            leaving.append(replica.id)
+            ready -= 1
+    extra = len(current) - replicas
+    for replica in sorted(current, key=lambda replica: (replica.condition == "ready", -replica.number))[
+        : max(0, extra)
+    ]:
+        if replica.condition != "ready":
+            leaving.append(replica.id)
+        elif ready > replicas:
+            leaving.append(replica.id)
+            ready -= 1
+    return leaving
