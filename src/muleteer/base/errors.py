@@ -15,7 +15,9 @@ MuleteerError
     ├── TargetError             a TARGET does not name a model
     ├── PortInUseError          somebody else listens there
     ├── AlreadyRunningError     the run directory is locked by a live supervisor
-    └── NotRunningError         there is no live supervisor in the run directory
+    ├── NotRunningError         there is no live supervisor in the run directory
+    ├── StartupFailedError      the server came up, but a model cannot be served
+    └── UsageErrors             several of these at once
 
 A class of the RequestError tree is one `code`. `CODES` lists them all, so a test can prove that the mapping is total
 and documented.
@@ -23,7 +25,7 @@ and documented.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 Execution = Literal["not_started", "unknown", "completed"]
@@ -84,9 +86,13 @@ class NotFound(ClientError):
 
 
 class MethodNotAllowed(ClientError):
-    """The route exists, but not for this method."""
+    """The route exists, but not for this method. `allow`: the methods it has, for the header of that name."""
 
     code, status = "method_not_allowed", 405
+
+    def __init__(self, message: str, *, allow: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.allow = tuple(allow)
 
 
 class RequestTimeout(ClientError):
@@ -291,6 +297,14 @@ class StartupFailedError(UsageError):
     """The server came up but a model cannot be served; nothing is left running."""
 
     exit_status = 6
+
+
+class UsageErrors(UsageError):
+    """Everything that is wrong with one command line, so that it can be mended in one go."""
+
+    def __init__(self, errors: Sequence[UsageError]) -> None:
+        super().__init__("\n".join(str(error) for error in errors))
+        self.errors = tuple(errors)
 
 
 def _walk(kind: type[RequestError]) -> Iterator[type[RequestError]]:

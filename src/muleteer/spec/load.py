@@ -5,22 +5,18 @@ that reads the environment. Must not know processes; every problem is collected,
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from muleteer.base.errors import SpecError
 from muleteer.spec.nearest import did_you_mean
+from muleteer.spec.run_dir import complete_run_dir, default_run_dir
 from muleteer.spec.settings import SETTINGS, BackendSettings, ServerSettings, Setting
-from muleteer.spec.units import parse_bytes, parse_seconds
+from muleteer.spec.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 PREFIX = "MULETEER_"
-SOCKET_PATH_BYTES_MAX = 107
-"""`sun_path` of Linux, less its final NUL."""
-_LONGEST_SOCKET = "/sockets/999999.sock"
 _COMPARE = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -103,33 +99,33 @@ def read_value(setting: Setting, text: str) -> Any:
     return value
 
 
+def show_value(setting: Setting, value: Any) -> str:
+    """`value` as one would write it: `64MiB`, `30s`, `on`."""
+    if value is None:
+        return "off"
+    if setting.type is bool:
+        return "on" if value else "off"
+    if setting.kind == "seconds":
+        return format_seconds(value)
+    if setting.kind == "bytes":
+        return format_bytes(value)
+    return str(value)
+
+
 def describe_bounds(setting: Setting) -> str:
     """`at least 1 and at most 1024`, or nothing for an unbounded setting."""
     words = {"ge": "at least", "gt": "more than", "le": "at most"}
     return " and ".join(f"{words[key]} {bound}" for key, bound in setting.bounds.items())
 
 
-def default_run_dir(environ: Mapping[str, str]) -> str:
-    """`$XDG_RUNTIME_DIR/muleteer`, else `/tmp/muleteer-UID`."""
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime).is_dir():
-        return f"{runtime}/muleteer"
-    return f"/tmp/muleteer-{os.getuid()}"  # made 0700, and refused if somebody else owns it
-
-
 def _complete_run_dir(values: dict[str, Resolved], environ: Mapping[str, str], problems: list[SpecError]) -> None:
     found = values["run_dir"]
     try:
-        path = str(Path(found.value or default_run_dir(environ)).expanduser().resolve())
-    except (RuntimeError, OSError) as error:  # no such user, a loop of links
-        problems.append(SpecError(f"{found.origin}: run directory {found.value}: {error}"))
-        return
-    values["run_dir"] = Resolved(found.setting, path, found.origin)
-    over = len(os.fsencode(path + _LONGEST_SOCKET)) - SOCKET_PATH_BYTES_MAX
-    if over > 0:
-        problems.append(
-            SpecError(f"run directory {path} is {over} bytes too long for the sockets in it; choose --run-dir")
-        )
+        path = complete_run_dir(found.value or default_run_dir(environ))
+    except SpecError as error:
+        problems.append(error)
+    else:
+        values["run_dir"] = Resolved(found.setting, path, found.origin)
 
 
 def _parse_bool(text: str) -> bool:

@@ -1,0 +1,1 @@
+"""The command line: the composition root. One file per verb; a verb is imported only when it is called."""

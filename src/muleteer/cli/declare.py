@@ -1,0 +1,111 @@
+"""From a command line to what is declared: pairs targets, routes and names, and checks it all before anything starts.
+Must not know processes; reads no file but through `spec.targets`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from muleteer.base.errors import SpecError, TargetError, UsageError
+from muleteer.spec.names import check_name
+from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from muleteer.spec.targets import check_target
+
+RESERVED = ("/livez", "/readyz")
+"""Routes that the gateway answers itself."""
+
+_ROUTE = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+|/")
+
+
+def pair(targets: Sequence[str], given: Sequence[str], flag: str) -> list[str] | None:
+    """`given`, one for each target, or None if none was given. Raises SpecError when the numbers differ."""
+    if not given:
+        return None
+    if len(given) != len(targets):
+        raise SpecError(
+            f"{len(given)} {flag} for {len(targets)} targets: give one for each, in the order of the targets, or none"
+        )
+    return list(given)
+
+
+def check_route(route: str) -> str:
+    """`route`, if requests can be sent to it. Raises SpecError."""
+    if not route.startswith("/"):
+        raise SpecError(f"--route {route!r} must start with a slash: /{route}")
+    if not _ROUTE.fullmatch(route) or any(part in (".", "..") for part in route.split("/")):
+        raise SpecError(
+            f"--route {route!r} is not a path: letters, digits and -._~ between single slashes, none at the end"
+        )
+    if route in RESERVED:
+        raise SpecError(f"--route {route} is taken: the gateway answers it itself")
+    return route
+
+
+def declare(
+    targets: Sequence[str],
+    routes: Sequence[str],
+    names: Sequence[str],
+    *,
+    base_dir: Path,
+    server: ServerSettings,
+    backend: BackendSettings,
+) -> tuple[Declared, list[UsageError]]:
+    """What the k-th target, the k-th route and the k-th name declare, and everything that is wrong with them.
+
+    Without routes a single target gets /predict and several get /NAME in lower case; without names each is called
+    like its class or function. The first value is complete only if the second is empty.
+    """
+    problems: list[UsageError] = []
+    called: list[str] = []
+    for text in targets:
+        try:
+            called.append(check_target(text, base_dir).name.rpartition(".")[2])
+        except TargetError as error:
+            problems.append(error)
+            called.append(text.rpartition(":")[2])
+    checked_names, checked_routes = called, _default_routes(targets, called)
+    try:
+        checked_names = pair(targets, names, "--name") or called
+        checked_routes = pair(targets, routes, "--route") or _default_routes(targets, checked_names)
+    except SpecError as error:
+        problems.append(error)
+    problems += _problems_of(checked_names, checked_routes)
+    declared = Declared(
+        server=server,
+        backends=tuple(
+            BackendSpec(name=name, target=text, base_dir=str(base_dir), settings=backend)
+            for name, text in zip(checked_names, targets, strict=True)
+        ),
+        endpoints=tuple(
+            EndpointSpec(name=name, route=route, traffic={name: 1.0})
+            for name, route in zip(checked_names, checked_routes, strict=True)
+        ),
+    )
+    return declared, problems
+
+
+def _default_routes(targets: Sequence[str], names: Sequence[str]) -> list[str]:
+    return ["/predict"] if len(targets) == 1 else [f"/{name.lower()}" for name in names]
+
+
+def _problems_of(names: Sequence[str], routes: Sequence[str]) -> list[UsageError]:
+    problems: list[UsageError] = []
+    for name in names:
+        try:
+            check_name(name, "--name")
+        except SpecError as error:
+            problems.append(error)
+    for route in routes:
+        try:
+            check_route(route)
+        except SpecError as error:
+            problems.append(error)
+    problems += [SpecError(f"two targets are called {name}: tell them apart with --name") for name in _twice(names)]
+    problems += [SpecError(f"two targets have the route {route}: each needs its own") for route in _twice(routes)]
+    return problems
+
+
+def _twice(values: Sequence[str]) -> list[str]:
+    return sorted({value for value in values if values.count(value) > 1})

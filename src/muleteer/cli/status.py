@@ -1,0 +1,126 @@
+"""`muleteer status`: what runs, like ps. Must stay quick to start: no msgspec, no event loop."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from muleteer.base.errors import NotRunningError, UsageError
+from muleteer.cli.flags import Parser, add_run_dir
+from muleteer.cli.output import Paint, harmless, say, table
+from muleteer.client.admin import AdminRefused, AdminUnreachable, get
+from muleteer.spec.run_dir import find_run_dir
+
+CONTROLLER_BACK_S = 5.0
+"""A killed controller is promised to be back within this time."""
+_POLL_S = 0.05
+_STATE_COLOURS = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "loading": "yellow"}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the state of the server in the run directory."""
+    parser = Parser("status", "Show what runs: endpoints, backends, replicas, queues.")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    add_run_dir(parser)
+    found = parser.parse(arguments)
+    status = read_status(Path(find_run_dir(found.run_dir, os.environ)))
+    if found.json:
+        import json
+
+        say(json.dumps(status, indent=2))
+    else:
+        say(render(status, Paint(sys.stdout)))
+    return 0
+
+
+def read_status(run_dir: Path, *, patience_s: float = CONTROLLER_BACK_S) -> dict[str, Any]:
+    """The controller's status. Waits `patience_s` for one that is being restarted. Raises NotRunningError."""
+    give_up = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            status: dict[str, Any] = get(run_dir / "admin.sock", "/status")
+            return status
+        except AdminRefused as error:
+            raise UsageError(f"the controller refused: {error}") from None
+        except AdminUnreachable:
+            _raise_unless_running(run_dir)
+            if time.monotonic() > give_up:
+                raise UsageError(f"the controller of {run_dir} does not answer; muleteer logs controller") from None
+        if not told:
+            told = True
+            say("the controller is being restarted; requests are served meanwhile; waiting for it …", to=sys.stderr)
+        time.sleep(_POLL_S)
+
+
+def _raise_unless_running(run_dir: Path) -> None:
+    from muleteer.supervise.rundir import read_lock  # msgspec: only when something is wrong
+
+    if read_lock(run_dir) is None:
+        raise NotRunningError(f"no muleteer runs in {run_dir}; start one with muleteer serve, or name its --run-dir")
+
+
+def render(status: dict[str, Any], paint: Paint) -> str:
+    """The tables of `status`: endpoints, backends, replicas, with the reason under what is down."""
+    parts = [f"muleteer  pid {status['pid']}  engine {status['engine']}"]
+    endpoints = [
+        (each["route"], each["name"], ", ".join(f"{name} {_share(each['traffic'], name)}" for name in each["traffic"]))
+        for each in status["endpoints"]
+    ]
+    parts.append(table(("ROUTE", "ENDPOINT", "TRAFFIC"), endpoints))
+    rows, notes = [], []
+    for backend in status["backends"]:
+        queue = backend["queue"]
+        for replica in backend["replicas"] or [{"id": "-", "pid": None, "state": "-"}]:
+            rows.append(
+                (
+                    backend["name"],
+                    backend["state"],
+                    f"{queue['depth']}/{queue['bound']}",
+                    replica["id"],
+                    _text(replica["pid"]),
+                    replica["state"],
+                    _text(replica.get("in_flight")),
+                    _text(replica.get("restarts")),
+                    _exit(replica.get("last_exit")),
+                )
+            )
+            notes += _notes(replica)
+    head = ("BACKEND", "STATE", "QUEUE", "REPLICA", "PID", "STATE", "IN FLIGHT", "RESTARTS", "LAST EXIT")
+    lines = table(head, rows).split("\n")
+    coloured = [
+        lines[0],
+        *(paint(line, _STATE_COLOURS.get(row[5], "bold")) for line, row in zip(lines[1:], rows, strict=True)),
+    ]
+    parts.append("\n".join(coloured if paint.on else lines))
+    return "\n\n".join([*parts, *notes])
+
+
+def _share(traffic: dict[str, float], name: str) -> str:
+    return f"{100 * traffic[name] / (sum(traffic.values()) or 1):.3g}%"
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _exit(last_exit: dict[str, Any] | None) -> str:
+    if not last_exit:
+        return "-"
+    if last_exit.get("signal"):
+        return f"{last_exit['reason']} ({last_exit['signal']})"
+    return f"{last_exit['reason']} ({last_exit['code']})" if last_exit.get("code") else str(last_exit["reason"])
+
+
+def _notes(replica: dict[str, Any]) -> list[str]:
+    """Why a replica is down, and the end of what it wrote."""
+    last_exit = replica.get("last_exit")
+    if not last_exit or replica["state"] not in ("failed", "backoff"):
+        return []
+    lines = [f"{replica['id']} is {replica['state']}: {_exit(last_exit)}"]
+    text = last_exit.get("message") or last_exit.get("log_tail") or ""
+    return ["\n".join(lines + [f"  {harmless(line)}" for line in text.rstrip().split("\n")[-12:] if line])]

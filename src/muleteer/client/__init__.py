@@ -1,0 +1,1 @@
+"""Clients of the admin API. Must not know anything of the server but HTTP."""
