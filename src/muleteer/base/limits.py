@@ -56,6 +56,12 @@ REQUEST_TIMEOUT_S_MAX = _seconds(
 # JSON input
 JSON_DEPTH_MAX = _integer("json_depth_max", 100, "levels", "deeper is an attack on the C stack, not data")
 
+# muleteer.yaml
+YAML_BYTES_MAX = _integer("yaml_bytes_max", 4 * 1024 * 1024, "bytes", "40,000 backends; bounds the time of reading")
+YAML_DEPTH_MAX = _integer("yaml_depth_max", 20, "levels", "ours has four; the parser is quadratic in depth")
+YAML_ALIASES_MAX = _integer("yaml_aliases_max", 1000, "aliases", "shared settings need few; a bomb needs many")
+YAML_PROBLEMS_MAX = _integer("yaml_problems_max", 50, "problems", "shown at once; more are one mistake repeated")
+
 # the queue
 CALLS_QUEUED_MAX = _integer(
     "calls_queued_max", 10_000, "calls", "hard cap behind the derived bound; about 10 MB of bookkeeping"

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from muleteer.spec.traffic import Affinity, Override, Shadow
+
 Cost = Literal["live", "reconfigure", "replace", "restart"]
 """What changing a setting costs: nothing · a message to running replicas · new replicas (surge) · a new server."""
 
@@ -218,12 +220,19 @@ class BackendSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class EndpointSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One declared endpoint: a route, its methods, and the traffic weights over backends."""
+    """One declared endpoint: a route, its methods, and the traffic weights over backends.
+
+    `timeout`: deadline in seconds of its requests; None: that of the slowest backend in its traffic.
+    """
 
     name: str
     route: str
     traffic: dict[str, float]
     methods: tuple[str, ...] = ("POST",)
+    timeout: float | None = None
+    affinity: Affinity | None = None
+    shadow: Shadow | None = None
+    override: Override | None = None
 
 
 class Declared(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

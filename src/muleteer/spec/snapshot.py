@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from muleteer.spec.traffic import Affinity, Override, Shadow
+
 
 class ReplicaAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where one replica listens. The address of a local replica stays the same over its restarts.
@@ -49,6 +51,9 @@ class EndpointRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     timeout_s: float = 30.0
     max_body: int = 64 * 1024 * 1024
     traffic: dict[str, float]
+    affinity: Affinity | None = None
+    shadow: Shadow | None = None
+    override: Override | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

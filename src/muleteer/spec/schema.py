@@ -1,0 +1,122 @@
+"""The JSON Schema of `muleteer.yaml`, for editors: derived from `spec.settings`, so it cannot say something else.
+
+`python -m muleteer.spec.schema` prints it; the repository keeps it as schema/muleteer.schema.json. What a schema cannot
+say (a backend that is not declared, weights that sum to 0, a file that is missing) only `spec.file` checks.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from muleteer.spec.file import AFFINITY_SOURCES, FIELD_NAME_PATTERN, METHODS
+from muleteer.spec.names import NAME_PATTERN
+from muleteer.spec.routes import ROUTE_PATTERN
+from muleteer.spec.settings import SETTINGS, Setting
+from muleteer.spec.traffic import WEIGHT_MAX
+
+_SECONDS = r"^\s*[0-9]+(\.[0-9]+)?\s*(us|ms|s|m|min|h)?\s*$"
+_BYTES = r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGg][Ii]?)?[Bb]?\s*$"
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
+_NAME = {"type": "string", "pattern": f"^{NAME_PATTERN}$"}
+_FIELD_NAME = {"type": "string", "pattern": f"^{FIELD_NAME_PATTERN}$"}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema, draft 2020-12."""
+    backend = {
+        "model": {"type": "string", "description": "file.py:Name or package.module:Name", "pattern": ":[^:]+$"},
+        "base_dir": {
+            "type": "string",
+            "description": "where a relative model file starts; default: this file's folder",
+        },
+        **_settings("backend"),
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "muleteer.yaml",
+        "description": "Backends, endpoints and how traffic moves between them",
+        **_object(
+            {
+                "backends": _named(_object(backend, required=["model"]), "name → model and how to run it"),
+                "endpoints": _named(_endpoint(), "name → route and the backends behind it"),
+                "server": _object(_settings("server")),
+            }
+        ),
+    }
+
+
+def _object(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": properties, **more}
+
+
+def _named(entry: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"type": "object", "description": description, "propertyNames": _NAME, "additionalProperties": entry}
+
+
+def _settings(scope: str) -> dict[str, Any]:
+    return {name: _setting(setting) for name, setting in SETTINGS.items() if setting.scope == scope}
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    kinds: dict[type, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
+    number: dict[str, Any] = {"type": kinds[setting.type]}
+    number |= {_BOUNDS[key]: bound for key, bound in setting.bounds.items()}
+    if setting.type is str:
+        number["minLength"] = 1
+    choices = [number]
+    if setting.kind:
+        choices.append({"type": "string", "pattern": _SECONDS if setting.kind == "seconds" else _BYTES})
+    if setting.optional:
+        choices.append({"enum": [None, "off", "none"]})
+    shape = {"anyOf": choices} if len(choices) > 1 else number
+    return {"description": f"{setting.description} ({setting.why})", "default": setting.default, **shape}
+
+
+def _endpoint() -> dict[str, Any]:
+    weight = {"type": "number", "minimum": 0, "maximum": WEIGHT_MAX}
+    method = {"enum": list(METHODS)}
+    timeout = [{"type": "number", "exclusiveMinimum": 0, "maximum": 3600}, {"type": "string", "pattern": _SECONDS}]
+    properties = {
+        "route": {"type": "string", "pattern": f"^({ROUTE_PATTERN})$"},
+        "methods": {"anyOf": [{"type": "array", "items": method, "minItems": 1, "uniqueItems": True}, method]},
+        "backend": {**_NAME, "description": "the only backend: all traffic goes there"},
+        "traffic": {
+            "type": "object",
+            "description": "backend → weight; requests are shared in proportion",
+            "propertyNames": _NAME,
+            "additionalProperties": weight,
+            "minProperties": 1,
+        },
+        "timeout": {"description": "deadline of this endpoint's requests", "anyOf": timeout},
+        "affinity": _object(
+            {
+                "header": {**_FIELD_NAME, "description": "request header that holds the session's key"},
+                "cookie": {**_FIELD_NAME, "description": "cookie that the gateway issues and signs"},
+                "json": {"type": "string", "minLength": 1, "maxLength": 128, "description": "field of the JSON body"},
+                "replica": {"type": "boolean", "default": False, "description": "also keep to one replica"},
+            },
+            oneOf=[{"required": [source]} for source in AFFINITY_SOURCES],
+        ),
+        "shadow": _object(
+            {
+                "backend": {**_NAME, "description": "gets copies of calls; its answers are compared, never sent"},
+                "percent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+                "tolerance": {"type": "number", "minimum": 0, "maximum": 1, "default": 1e-6},
+            },
+            required=["backend", "percent"],
+        ),
+        "override": _object(
+            {
+                "header": {**_FIELD_NAME, "description": "request header that may name the backend"},
+                "cookie": {**_FIELD_NAME, "description": "cookie that may name the backend"},
+            },
+            minProperties=1,
+        ),
+    }
+    one_of = [{"required": ["backend"]}, {"required": ["traffic"]}]
+    return _object(properties, required=["route"], oneOf=one_of)
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2, ensure_ascii=False))
