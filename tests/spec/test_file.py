@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muleteer.base.errors import SpecError
@@ -311,6 +311,7 @@ def declarations(draw):
     return Declared(server=server, backends=backends, endpoints=endpoints)
 
 
+@settings(max_examples=60)
 @given(declarations())
 def test_what_is_dumped_reads_back_the_same(declared):
     assert parse(dump(declared, base_dir="/srv")) == declared

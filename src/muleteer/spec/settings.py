@@ -169,7 +169,7 @@ class Setting(msgspec.Struct, frozen=True):
     default: Any
     description: str
     why: str
-    cost: str
+    cost: Cost
     kind: str
     bounds: dict[str, float]
 

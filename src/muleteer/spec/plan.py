@@ -1,0 +1,199 @@
+"""The difference of two declarations, as a list of changes, what each costs, and how to say it. Pure; must not know
+what runs: a plan compares what was declared with what is declared now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from muleteer.spec.load import show_value
+from muleteer.spec.settings import SETTINGS, BackendSpec, Cost, Declared, EndpointSpec
+from muleteer.spec.units import format_seconds
+
+Kind = Literal["add", "change", "remove"]
+What = Literal["backend", "endpoint", "server"]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One change.
+
+    Attributes:
+        name: of the backend or endpoint; empty for the server.
+        field: what changes; empty when the whole thing is added or removed.
+        before, after: as JSON values: the field's, or the whole thing's; None where there is none.
+        cost: what the change asks of what runs (`spec.settings.Cost`); adding and removing touch nothing else: live.
+    """
+
+    kind: Kind
+    what: What
+    name: str
+    field: str = ""
+    before: Any = None
+    after: Any = None
+    cost: Cost = "live"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All changes, in the order in which they are safe: what is newly needed first, what is no longer needed last.
+
+    `replicas`: of each changed backend, before.
+    """
+
+    changes: tuple[Change, ...] = ()
+    replicas: dict[str, int] = {}
+
+    def of(self, what: What, kind: Kind) -> Iterator[Change]:
+        """The changes of one kind to one sort of thing."""
+        return (change for change in self.changes if (change.what, change.kind) == (what, kind))
+
+    def replaced(self) -> set[str]:
+        """Backends whose replicas are replaced."""
+        return {change.name for change in self.of("backend", "change") if change.cost == "replace"}
+
+    def needs_restart(self) -> bool:
+        """Whether a change takes effect only with a new server."""
+        return any(change.cost == "restart" for change in self.changes)
+
+
+def diff(before: Declared, after: Declared) -> Plan:
+    """What must change so that `after` is what is declared."""
+    old_backends = {backend.name: backend for backend in before.backends}
+    new_backends = {backend.name: backend for backend in after.backends}
+    backends = list(_changes("backend", old_backends, new_backends))
+    endpoints = list(_changes("endpoint", {e.name: e for e in before.endpoints}, {e.name: e for e in after.endpoints}))
+    server = _fields("server", "", before.server, after.server)
+    changes = [
+        *(change for change in backends if change.kind != "remove"),
+        *(change for change in endpoints if change.kind != "remove"),
+        *(change for change in endpoints if change.kind == "remove"),
+        *(change for change in backends if change.kind == "remove"),
+        *server,
+    ]
+    changed = {change.name for change in backends if change.kind == "change"}
+    return Plan(tuple(changes), {name: old_backends[name].settings.replicas for name in sorted(changed)})
+
+
+def _changes(
+    what: What, old: dict[str, BackendSpec] | dict[str, EndpointSpec], new: dict[str, Any]
+) -> Iterator[Change]:
+    for name, spec in new.items():
+        if name not in old:
+            yield Change(kind="add", what=what, name=name, after=_json(spec))
+        else:
+            yield from _fields(what, name, old[name], spec)
+    for name, spec in old.items():
+        if name not in new:
+            yield Change(kind="remove", what=what, name=name, before=_json(spec))
+
+
+def _fields(what: What, name: str, old: Any, new: Any) -> Iterator[Change]:
+    """One change per field that differs. A setting says its cost; another model is a replacement; routing is live."""
+    for field in old.__struct_fields__:
+        before, after = getattr(old, field), getattr(new, field)
+        if before == after:
+            continue
+        if field == "settings":
+            yield from _fields(what, name, before, after)
+            continue
+        yield Change(
+            kind="change",
+            what=what,
+            name=name,
+            field=field,
+            before=_json(before),
+            after=_json(after),
+            cost=_cost(what, field),
+        )
+
+
+def _json(value: Any) -> Any:
+    """`value` as it would come back from JSON: a plan that was sent equals the one that was made."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def _cost(what: What, field: str) -> Cost:
+    if what == "endpoint":
+        return "live"
+    return SETTINGS[field].cost if field in SETTINGS else "replace"
+
+
+# for people
+
+
+def render_plan(plan: Plan) -> str:
+    """What will happen, in words, a few lines for each thing that changes. No final newline."""
+    if not plan.changes:
+        return "nothing to change"
+    lines: list[str] = []
+    seen: set[tuple[str, str]] = set()
+    for change in plan.changes:
+        title = f"{change.what} {change.name}".rstrip()
+        if change.kind == "add":
+            lines.append(f"+ {title}: {_added(change)}")
+        elif change.kind == "remove":
+            lines.append(f"- {title}: {_removed(change)}")
+        else:
+            if (change.what, change.name) not in seen:
+                seen.add((change.what, change.name))
+                same = [other for other in plan.of(change.what, "change") if other.name == change.name]
+                lines.append(f"~ {title}: {_effect(same, plan)}")
+            lines.append(f"    {change.field}: {_shown(change, change.before)} → {_shown(change, change.after)}")
+    return "\n".join(lines)
+
+
+def _added(change: Change) -> str:
+    if change.what == "backend":
+        return f"{change.after['target']}, starts {_replicas(change.after['settings']['replicas'])}"
+    return f"{change.after['route']} → {_weights(change.after['traffic'])}"
+
+
+def _removed(change: Change) -> str:
+    if change.what == "backend":
+        return f"finishes its requests, then stops {_replicas(change.before['settings']['replicas'])}"
+    return f"{change.before['route']} answers 404"
+
+
+def _effect(changes: list[Change], plan: Plan) -> str:
+    """What the changes of one thing do together: several reasons to replace replicas replace them once."""
+    costs = {change.cost for change in changes}
+    effects = []
+    if "replace" in costs:
+        effects.append(f"replaces {_replicas(plan.replicas[changes[0].name])} one by one, no request lost")
+    elif "reconfigure" in costs:
+        effects.append(f"tells {_replicas(plan.replicas[changes[0].name])}, none is restarted")
+    for change in changes:
+        if change.field == "replicas":
+            more = change.after - change.before
+            effects.append(f"starts {more} more" if more > 0 else f"finishes the requests of {-more} and stops them")
+    if "restart" in costs:
+        effects.append("takes effect when the server is started again")
+    return ", ".join(effects) or "at once, no request lost"
+
+
+def _replicas(count: int) -> str:
+    return "1 replica" if count == 1 else f"{count} replicas"
+
+
+def _shown(change: Change, value: Any) -> str:
+    if change.what != "endpoint" and change.field in SETTINGS:
+        return show_value(SETTINGS[change.field], value)
+    if change.field == "traffic":
+        return _weights(value)
+    if value is None:
+        return "none"
+    if change.field == "timeout":
+        return format_seconds(value)
+    if isinstance(value, dict):  # affinity, shadow, override
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items() if part is not None)
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _weights(traffic: dict[str, float]) -> str:
+    return " ".join(f"{name}={_plain(weight)}" for name, weight in traffic.items())
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
