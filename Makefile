@@ -21,14 +21,14 @@ test: setup $(STAMPS)/dev ## lint, types, every test
 	$(BIN)/python -m pytest
 
 chaos: setup $(STAMPS)/dev ## kill things under load, for long; prints its seed
-	$(BIN)/python tests/faults/chaos.py
+	$(BIN)/python -m tests.faults.chaos
 
 fuzz: setup $(STAMPS)/dev ## feed bad bytes, for long
-	$(BIN)/python tests/fuzz/long.py
+	$(BIN)/python -m tests.fuzz.long
 
 bench: setup $(STAMPS)/dev ## measure, and write bench/results
 	@scripts/debian-packages
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 lock: $(STAMPS)/dev ## compile requirements/*.in again (needs a package index)
 	scripts/lock
