@@ -11,6 +11,7 @@ from typing import Final
 from muleteer.base.clock import Clock
 from muleteer.base.errors import StartupFailedError
 from muleteer.cli.curl import curl_line
+from muleteer.cli.exits import cannot_serve, exit_details, exit_text
 from muleteer.cli.output import Paint, harmless
 from muleteer.spec.settings import Declared
 from muleteer.supervise import events
@@ -129,15 +130,14 @@ class Narrator:
         if first_start and self._starting_up and event.last_exit.reason not in NOT_OURS_TO_RETRY and not reload:
             self._fail(backend or "", event.last_exit)
         elif reload and first_start:
-            for line in _details(event.last_exit):
+            for line in exit_details(event.last_exit):
                 self._line(event.id, line)
             self._line(event.id, "waits for its file to change", "yellow")
 
     def _fail(self, backend: str, last_exit: LastExit) -> None:
         if self.failure is None:
             target = next((each.target for each in self._declared.backends if each.name == backend), backend)
-            details = "\n".join(f"  {harmless(line)}" for line in _details(last_exit))
-            self.failure = StartupFailedError(f"cannot serve {target}: {exit_text(last_exit)}\n{details}".rstrip())
+            self.failure = cannot_serve(target, last_exit)
             self._on_failure()
 
     def _backoff(self, event: events.Backoff) -> None:
@@ -188,19 +188,3 @@ _TELL: Final[Mapping[type, Callable[..., None]]] = {
 def seconds_text(seconds: float) -> str:
     """`52 ms`, `6.40 s`."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def exit_text(last_exit: LastExit) -> str:
-    """One line: the reason, its message's first line, how the process ended."""
-    first = last_exit.message.strip().split("\n", 1)[0]
-    if first:
-        return f"{last_exit.reason}: {first}"
-    if last_exit.signal:
-        return f"{last_exit.reason} by {last_exit.signal}"
-    return last_exit.reason if last_exit.code is None else f"{last_exit.reason} with status {last_exit.code}"
-
-
-def _details(last_exit: LastExit) -> list[str]:
-    """What stands behind the first line of the message (the user's frames); without a message, the end of the log."""
-    lines = last_exit.message.strip().split("\n")
-    return lines[1:] if lines[0] else last_exit.log_tail.rstrip().split("\n")[-15:]
