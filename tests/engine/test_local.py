@@ -53,8 +53,8 @@ def test_start_asks_the_supervisor_for_a_replica() -> None:
     assert message["type"] == "ensure"
     spec = msgspec.convert(message["process"], ProcessSpec)
     assert spec.id == "lr:v1-1"
-    assert spec.argv[:3] == (sys.executable, "-m", "muleteer.replica")
-    assert json.loads(spec.argv[3]) == {
+    assert spec.argv[:4] == (sys.executable, "-P", "-m", "muleteer.replica")
+    assert json.loads(spec.argv[4]) == {
         "backend": "lr:v1",
         "replica": "lr:v1-1",
         "target": "lr.py:LR",
