@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from muleteer.base.errors import UsageError
+from muleteer.base.errors import UsageError, UsageErrors
 from muleteer.cli.output import Paint, say
+from muleteer.cli.server import Server
 from muleteer.spec.settings import Declared
 from muleteer.supervise.output import LogFile
 from muleteer.wire.lines import LineDecoder, encode_line
@@ -78,9 +79,6 @@ class _Detached:
             os._exit(status)  # the stack above belongs to the parent's command
 
     def _serve(self) -> int:
-        from muleteer.base.errors import UsageErrors
-        from muleteer.cli.serve import Server
-
         try:
             server = Server(
                 self._declared, say=self._say, paint=self._paint, show_output=False, on_serving=self._on_serving
