@@ -6,6 +6,7 @@
     body      sinks for bodies (plain, gzip, deflate) and the chunked framing
     respond   answers and error bodies: values in, bytes out
     tally     the outcomes of requests
+    ports     what these expect of those above them
     turn      one request in the order of its connection
     line      those turns, and the order in which their answers leave
     outlet    bytes on their way to the client

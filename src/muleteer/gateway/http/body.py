@@ -37,7 +37,7 @@ def open_sink(coding: Coding, body_max: int) -> Sink:
 
 def too_large(body_max: int) -> BodyTooLarge:
     """The 413 of a body over `body_max` bytes."""
-    return BodyTooLarge(f"The body is over {body_max} bytes.")
+    return BodyTooLarge(f"the body is over {body_max} bytes")
 
 
 class PlainSink:
@@ -86,21 +86,21 @@ class InflatingSink:
             self._inflater = zlib.decompressobj(zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS)
         inflater = self._inflater
         if inflater.eof:
-            raise BadEncoding("Bytes follow the end of the compressed body.")
+            raise BadEncoding("bytes follow the end of the compressed body")
         try:
             # one byte over the bound tells "too large" from "just fits"
             self._body += inflater.decompress(data, self._body_max + 1 - len(self._body))
         except zlib.error:
-            raise BadEncoding("The compressed body is corrupt.") from None
+            raise BadEncoding("the compressed body is corrupt") from None
         if len(self._body) > self._body_max:
             raise too_large(self._body_max)
         if inflater.unused_data:
-            raise BadEncoding("Bytes follow the end of the compressed body.")
+            raise BadEncoding("bytes follow the end of the compressed body")
 
     def finish(self) -> bytes:
         """The whole body. Raises BadEncoding where the end is missing."""
         if self._inflater is None or not self._inflater.eof:
-            raise BadEncoding("The compressed body is truncated.")
+            raise BadEncoding("the compressed body is truncated")
         return bytes(self._body)
 
 
@@ -180,7 +180,7 @@ class Chunks:
             try:
                 self._parser.feed_data(piece)
             except httptools.HttpParserError:
-                raise ClientError("The chunked framing is broken.") from None
+                raise ClientError("the chunked framing is broken") from None
             self._fed += len(piece)
             self._tail = (self._tail + piece[-3:])[-3:]
             for part in self._body:
@@ -188,7 +188,7 @@ class Chunks:
                 sink.feed(part)
             self._body.clear()
             if self._fed - self._read > CHUNK_EXTENSION_BYTES_MAX + CHUNK_LINE_BYTES * self._chunks:
-                raise ClientError("Chunk extensions and trailers are over their limit.")
+                raise ClientError("chunk extensions and trailers are over their limit")
             position = stop
         return position
 

@@ -82,25 +82,25 @@ def parse_head(raw: bytes, bounds: HttpBounds) -> RequestHead:
         raise _bad_request_line(line, bounds)
     token, target, version = match.groups()
     if len(target) > bounds.uri_bytes_max:
-        raise UriTooLong(f"The request target is over {bounds.uri_bytes_max} bytes.")
+        raise UriTooLong(f"the request target is over {bounds.uri_bytes_max} bytes")
     http10 = version == b"1.0"
     if not http10 and version != b"1.1":
-        raise VersionNotSpoken("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        raise VersionNotSpoken("only HTTP/1.1 and HTTP/1.0 are spoken here")
     method = METHODS.get(token)
     if method is None:
-        raise NotSpoken("The method is not implemented.")
+        raise NotSpoken("the method is not implemented")
     headers = _parse_fields(block, bounds)
     path, query = _parse_target(method, target.decode("ascii"), headers)
     host = headers.get("host")
     if host is None:
         if not http10:
-            raise ClientError("The Host header is missing.")
+            raise ClientError("the Host header is missing")
     elif _HOST.fullmatch(host) is None:
-        raise ClientError("The Host header is empty, repeated or malformed.")
+        raise ClientError("the Host header is empty, repeated or malformed")
     length, chunked = _parse_framing(method, headers, http10=http10)
     expects = headers.get("expect")
     if expects is not None and expects.lower() != "100-continue":
-        raise ExpectationFailed("The only expectation met here is 100-continue.")
+        raise ExpectationFailed("the only expectation met here is 100-continue")
     connection = headers.get("connection")
     return RequestHead(
         method,
@@ -127,14 +127,14 @@ def check_partial_head(data: bytes, start: int, checked: int, bounds: HttpBounds
     Raises RequestError.
     """
     if data[start] not in _FIRST_BYTES:
-        raise ClientError("This is not an HTTP request.")
+        raise ClientError("this is not an HTTP request")
     fresh = max(start, checked)
     if fresh > start and data[fresh - 1] == 0x0D:
         fresh -= 1
     pairs = data.count(b"\r\n", fresh)
     returns = data.count(b"\r", fresh) - data.endswith(b"\r")
     if data.count(b"\n", fresh) != pairs or returns != pairs or data.find(b"\0", fresh) >= 0:
-        raise ClientError("The head holds a bare CR, a bare LF or a NUL.")
+        raise ClientError("the head holds a bare CR, a bare LF or a NUL")
     first_end = data.find(b"\r\n", start)
     if first_end < 0:
         if len(data) - start > bounds.uri_bytes_max + METHOD_BYTES_MAX:
@@ -153,14 +153,14 @@ def acceptable_request_id(value: str) -> bool:
 def _bad_request_line(line: bytes, bounds: HttpBounds) -> RequestError:
     _, space, rest = line.partition(b" ")
     if space and len(rest.partition(b" ")[0]) > bounds.uri_bytes_max:
-        return UriTooLong(f"The request target is over {bounds.uri_bytes_max} bytes.")
-    return ClientError("The request line is malformed.")
+        return UriTooLong(f"the request target is over {bounds.uri_bytes_max} bytes")
+    return ClientError("the request line is malformed")
 
 
 def _headers_too_large(bounds: HttpBounds) -> HeadersTooLarge:
     return HeadersTooLarge(
-        f"Headers are limited to {bounds.header_fields_max} fields, {bounds.header_field_bytes_max} bytes each, "
-        f"{bounds.header_bytes_max} bytes in all."
+        f"headers are limited to {bounds.header_fields_max} fields, {bounds.header_field_bytes_max} bytes each, "
+        f"{bounds.header_bytes_max} bytes in all"
     )
 
 
@@ -190,13 +190,13 @@ def _bad_field(block: bytes) -> ClientError:
     """The precise complaint, found slowly: this path ends the connection anyway."""
     for line in block.split(b"\r\n"):
         if line[:1] in (b" ", b"\t"):
-            return ClientError("A header line is folded, which HTTP has given up.")
+            return ClientError("a header line is folded, which HTTP has given up")
         name, colon, _ = line.partition(b":")
         if not colon and line:
-            return ClientError("A header line has no colon.")
+            return ClientError("a header line has no colon")
         if line and _FIELD_NAME.fullmatch(name) is None:
-            return ClientError("A header name is empty or holds a character that is not allowed in it.")
-    return ClientError("A header value holds a control byte, a bare CR or a bare LF.")
+            return ClientError("a header name is empty or holds a character that is not allowed in it")
+    return ClientError("a header value holds a control byte, a bare CR or a bare LF")
 
 
 def _parse_target(method: str, target: str, headers: dict[str, str]) -> tuple[str, bytes]:
@@ -206,16 +206,16 @@ def _parse_target(method: str, target: str, headers: dict[str, str]) -> tuple[st
             return target, b""
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
-            raise ClientError("The request target must begin with a slash.")
+            raise ClientError("the request target must begin with a slash")
         authority, target = absolute.groups()
         if _HOST.fullmatch(authority) is None:
-            raise ClientError("The authority of the request target is malformed.")
+            raise ClientError("the authority of the request target is malformed")
         if "host" in headers and _HOST.fullmatch(headers["host"]):
             headers["host"] = authority
         if not target.startswith("/"):
             target = "/" + target
     if "#" in target:
-        raise ClientError("The request target holds a fragment.")
+        raise ClientError("the request target holds a fragment")
     path, _, query = target.partition("?")
     return _decode_path(path), query.encode("ascii")
 
@@ -224,13 +224,13 @@ def _decode_path(path: str) -> str:
     """Percent-decode once. What would turn into another route (dots, slashes, controls) is refused, not normalised."""
     if "%" in path:
         if _BAD_ESCAPE.search(path) is not None:
-            raise ClientError("The path holds a broken or forbidden percent-escape.")
+            raise ClientError("the path holds a broken or forbidden percent-escape")
         try:
             path = unquote_to_bytes(path).decode("utf-8")
         except UnicodeDecodeError:
-            raise ClientError("The path is not UTF-8.") from None
+            raise ClientError("the path is not UTF-8") from None
     if "\\" in path or ("/." in path and not {".", ".."}.isdisjoint(path.split("/"))):
-        raise ClientError("The path holds a dot segment or a backslash.")
+        raise ClientError("the path holds a dot segment or a backslash")
     return path
 
 
@@ -240,21 +240,21 @@ def _parse_framing(method: str, headers: dict[str, str], *, http10: bool) -> tup
     coding = headers.get("transfer-encoding")
     if coding is not None:
         if length is not None:
-            raise ClientError("Content-Length and Transfer-Encoding exclude each other.")
+            raise ClientError("Content-Length and Transfer-Encoding exclude each other")
         if http10:
-            raise ClientError("HTTP/1.0 has no Transfer-Encoding.")
+            raise ClientError("HTTP/1.0 has no Transfer-Encoding")
         codings = [part.strip(" \t").lower() for part in coding.split(",")]
         if codings.pop() != "chunked" or "chunked" in codings or "" in codings:
-            raise ClientError("Transfer-Encoding must end in chunked, once.")
+            raise ClientError("Transfer-Encoding must end in chunked, once")
         if codings:
-            raise NotSpoken("No transfer coding but chunked is implemented.")
+            raise NotSpoken("no transfer coding but chunked is implemented")
         return None, True
     if length is None:
         if method in METHODS_WITH_BODY:
-            raise LengthRequired(f"{method} needs a Content-Length or chunked framing.")
+            raise LengthRequired(f"{method} needs a Content-Length or chunked framing")
         return None, False
     if len(length) > LENGTH_DIGITS_MAX or not (length.isascii() and length.isdigit()):
-        raise ClientError("Content-Length is repeated or not a plain number.")
+        raise ClientError("Content-Length is repeated or not a plain number")
     return int(length), False
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from muleteer.gateway.exchange import Response
 from muleteer.gateway.http import respond
 from muleteer.gateway.http.outlet import Outlet
+from muleteer.gateway.http.ports import Server
 from muleteer.gateway.http.turn import Turn, TurnState
-
-if TYPE_CHECKING:
-    from muleteer.gateway.http.server import HttpServer
 
 WRITE_JOIN_BYTES_MAX: Final = 16 * 1024
 """Larger bodies are handed to the transport as they are: a copy would cost more than a second buffer."""
@@ -26,7 +24,7 @@ class Line:
 
     __slots__ = ("_outlet", "_server", "_tally", "turns")
 
-    def __init__(self, server: HttpServer, outlet: Outlet) -> None:
+    def __init__(self, server: Server, outlet: Outlet) -> None:
         self._server = server
         self._tally = server.tally
         self._outlet = outlet

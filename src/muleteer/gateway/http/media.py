@@ -28,7 +28,7 @@ def content_coding(headers: dict[str, str]) -> Coding:
         return "identity"
     coding = _CODINGS.get(name.lower())
     if coding is None:
-        raise UnsupportedMediaType("Content-Encoding must be gzip or deflate, once.")
+        raise UnsupportedMediaType("Content-Encoding must be gzip or deflate, once")
     return coding
 
 
@@ -38,4 +38,4 @@ def check_json_content_type(head: Head) -> None:
     if value is None or value == "application/json":
         return
     if _JSON.fullmatch(value) is None:
-        raise UnsupportedMediaType("Content-Type must be application/json, in UTF-8.")
+        raise UnsupportedMediaType("Content-Type must be application/json, in UTF-8")

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from muleteer.base.errors import InternalError, RequestError, RequestTimeout
 from muleteer.gateway.exchange import Head
@@ -29,10 +29,8 @@ from muleteer.gateway.http.head import RequestHead, acceptable_request_id, check
 from muleteer.gateway.http.line import Line
 from muleteer.gateway.http.media import content_coding
 from muleteer.gateway.http.outlet import Outlet
+from muleteer.gateway.http.ports import Server
 from muleteer.gateway.http.turn import Turn, log_fault
-
-if TYPE_CHECKING:
-    from muleteer.gateway.http.server import HttpServer
 
 
 class State(IntEnum):
@@ -58,7 +56,7 @@ class HttpProtocol(asyncio.Protocol):
     outlet: Outlet
     _line: Line
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self._bounds = server.bounds
         self._client = ""
@@ -158,10 +156,10 @@ class HttpProtocol(asyncio.Protocol):
             if self._body is not None:
                 self.read_by = self._body.due_by(self._bounds)
             if self.read_by <= now:
-                self._overrule(self._reading, RequestTimeout("The body did not arrive in time."))
+                self._overrule(self._reading, RequestTimeout("the body did not arrive in time"))
         elif self._state is State.HEAD and self._pos < len(self._data):
             self._pos = len(self._data)
-            self.fail(RequestTimeout(f"The headers did not arrive within {self._bounds.header_timeout_s:g} s."))
+            self.fail(RequestTimeout(f"the headers did not arrive within {self._bounds.header_timeout_s:g} s"))
         else:  # idle, SWALLOW, LINGER
             self._close()
 
@@ -288,7 +286,7 @@ class HttpProtocol(asyncio.Protocol):
         except Exception:  # noqa: BLE001
             # boundary: begin. A fault there is one request's 500, not the connection's end
             log_fault("begin", request_id)
-            self._overrule(turn, InternalError("The request could not be begun."))
+            self._overrule(turn, InternalError("the request could not be begun"))
             return
         if self._reading is not turn:  # answered already
             return
@@ -334,7 +332,7 @@ class HttpProtocol(asyncio.Protocol):
         except Exception:  # noqa: BLE001
             # boundary: run. A fault there is one request's 500, not the connection's end
             log_fault("run", turn.request_id)
-            self._overrule(turn, InternalError("The request could not be carried out."))
+            self._overrule(turn, InternalError("the request could not be carried out"))
 
     def _overrule(self, turn: Turn, error: RequestError) -> None:
         turn.overrule(respond.render_error(error, turn.request_id))

@@ -14,6 +14,7 @@ import msgspec
 from muleteer.base.errors import TooManyConnections
 from muleteer.gateway.exchange import Application
 from muleteer.gateway.http.bounds import HttpBounds
+from muleteer.gateway.http.ports import Connection
 from muleteer.gateway.http.protocol import HttpProtocol
 from muleteer.gateway.http.respond import date_line
 from muleteer.gateway.http.tally import Tally
@@ -55,7 +56,7 @@ class HttpServer:
         self.draining = False
         self.date_line = b""
         self._date_s = 0
-        self._connections: set[HttpProtocol] = set()
+        self._connections: set[Connection] = set()
         self._dropped = 0
         self._listener: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -117,7 +118,7 @@ class HttpServer:
 
     # what a connection calls
 
-    def opened(self, connection: HttpProtocol) -> None:
+    def opened(self, connection: Connection) -> None:
         """A new connection; over the cap it is refused, far over the cap dropped."""
         self._connections.add(connection)
         over = len(self._connections) - self.connections_max
@@ -125,9 +126,9 @@ class HttpServer:
             self._dropped += 1
             connection.abort()
         elif over > 0:
-            connection.fail(TooManyConnections(f"All {self.connections_max} connections are in use."))
+            connection.fail(TooManyConnections(f"all {self.connections_max} connections are in use"))
 
-    def closed(self, connection: HttpProtocol) -> None:
+    def closed(self, connection: Connection) -> None:
         """The end of a connection."""
         self._connections.discard(connection)
         if not self._connections:

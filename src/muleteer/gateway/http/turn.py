@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import traceback
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from muleteer.gateway.exchange import Exchange, Response
 from muleteer.telemetry.log import log
-
-if TYPE_CHECKING:
-    from muleteer.gateway.http.protocol import HttpProtocol
 
 
 class TurnState(IntEnum):
@@ -19,6 +16,14 @@ class TurnState(IntEnum):
     OPEN = 0
     ANSWERED = 1  # its answer is known, and is written once those before it are
     GONE = 2  # nobody waits for the answer
+
+
+class Waiting(Protocol):
+    """The connection of a turn."""
+
+    def answered(self, turn: Turn) -> None:
+        """`turn.response` is known."""
+        ...
 
 
 class Turn:
@@ -46,7 +51,7 @@ class Turn:
         "state",
     )
 
-    def __init__(self, connection: HttpProtocol, request_id: str, *, head_only: bool, http10: bool, last: bool) -> None:
+    def __init__(self, connection: Waiting, request_id: str, *, head_only: bool, http10: bool, last: bool) -> None:
         self.connection = connection
         self.request_id = request_id
         self.head_only = head_only
