@@ -136,8 +136,12 @@ def main() -> int:
         sys.stderr.write("muleteer.control is started by the supervisor: run `muleteer serve`\n")
         return 2
     descriptors = msgspec.json.decode(given, type=dict[str, int])
-    config = msgspec.json.decode(sys.argv[1], type=Config)
-    declared = msgspec.json.decode(Path(config.run_dir, "declared.json").read_bytes(), type=Declared)
+    try:
+        config = msgspec.json.decode(sys.argv[1], type=Config)
+        declared = msgspec.json.decode(Path(config.run_dir, "declared.json").read_bytes(), type=Declared)
+    except (OSError, msgspec.MsgspecError) as error:
+        sys.stderr.write(f"muleteer.control cannot start: {error}\n")
+        return 1
     setproctitle("muleteer: controller")
     control = socket.socket(fileno=descriptors["control"])
     admin = socket.socket(fileno=descriptors["admin"]) if "admin" in descriptors else None

@@ -83,8 +83,9 @@ def build_app(control: Control) -> Starlette:
         return JSONResponse({"retried": retried})
 
     async def refused(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        return _error(error.status_code, "not_found" if error.status_code == 404 else "bad_request", error.detail)
+        if isinstance(error, HTTPException):
+            return _error(error.status_code, "not_found" if error.status_code == 404 else "bad_request", error.detail)
+        return _error(500, "internal", f"{type(error).__name__}: {error}")  # and its traceback goes to the log
 
     return Starlette(
         routes=[
@@ -93,7 +94,7 @@ def build_app(control: Control) -> Starlette:
             Route("/v1/backends/{name}/retry", retry, methods=["POST"]),
         ],
         middleware=[Middleware(RefuseOrigin)],
-        exception_handlers={HTTPException: refused},
+        exception_handlers={HTTPException: refused, Exception: refused},
     )
 
 

@@ -157,7 +157,7 @@ class Controller:
             for backend in self._backends.values():
                 self._guarded(f"files of {backend.spec.name}", partial(self._look_at_files, backend, now))
                 self._guarded(f"memory of {backend.spec.name}", partial(self._measure, backend, now))
-        for name in {*self._backends, *(seen.status.backend for seen in self._replicas.values())}:
+        for name in dict.fromkeys((*self._backends, *(seen.status.backend for seen in self._replicas.values()))):
             self._guarded(f"reconcile {name}", partial(self._reconcile, name, now))
         self._guarded("publish", self._publish)
         self._guarded("stop", partial(self._stop_leaving, now))

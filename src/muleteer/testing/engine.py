@@ -231,6 +231,10 @@ async def _starts_and_stops(rig: EngineRig) -> None:
     assert ready.address, "a ready replica has an address"
     assert first.address in ("", ready.address)
     assert watch.engine.start(rig.good).state == "ready", "a known id is left alone"
+    early = msgspec.structs.replace(rig.good, id=f"{rig.good.id}-early")
+    watch.engine.start(early)
+    watch.engine.stop(early.id)
+    await watch.state(early.id, "gone")
     watch.engine.stop(rig.good.id)
     await watch.state(rig.good.id, "gone")
     assert watch.history[-1].state == "gone", "gone is the last word"
