@@ -110,15 +110,16 @@ class Narrator:
         backend = self._backend_of.get(event.id)
         if backend is not None:
             self._infos.setdefault(backend, MappingProxyType(event.info))
-            self._settle(event.id, backend)
+            if self._settle(event.id, backend):
+                self._on_settled()
 
-    def _settle(self, id: str, backend: str) -> None:
+    def _settle(self, id: str, backend: str) -> bool:
+        """One more replica is ready, or FAILED for good; whether it was the last that was waited for."""
         if id in self._settled or not self._starting_up or backend not in self._waiting:
-            return
+            return False
         self._settled.add(id)
         self._waiting[backend] -= 1
-        if self.failure is None and all(left <= 0 for left in self._waiting.values()):
-            self._on_settled()
+        return self.failure is None and all(left <= 0 for left in self._waiting.values())
 
     def _exited(self, event: events.Exited) -> None:
         if self._stopping:
@@ -147,11 +148,11 @@ class Narrator:
     def _failed(self, event: events.Failed) -> None:
         self._line(event.id, f"FAILED: {event.failed_starts} starts in a row did not become ready", "red")
         backend = self._backend_of.get(event.id)
-        if backend is None or not self._starting_up:
+        if backend is None or self._declared.server.reload or not self._settle(event.id, backend):
             return
-        none_ready = not self._infos
-        self._settle(event.id, backend)
-        if none_ready and all(left <= 0 for left in self._waiting.values()) and not self._declared.server.reload:
+        if self._infos:
+            self._on_settled()
+        else:
             self._fail(backend, event.last_exit)
 
     def _stopped(self, event: events.Stopped) -> None:
