@@ -84,7 +84,7 @@ def build(
         "pid": server.pid,
         "engine": controller.engine_name,
         "address": server.address,
-        "uptime_s": server.uptime_s,
+        "uptime_s": None if server.uptime_s is None else round(server.uptime_s, 3),
         "endpoints": [msgspec.to_builtins(endpoint) for endpoint in declared.endpoints],
         "backends": [_backend(backend, specs[backend.name], [*views.values()]) for backend in controller.backends],
         "http": next((view.http for view in views.values()), None),
