@@ -142,12 +142,12 @@ class Sized:
         self.over = not length
 
     def feed(self, data: bytes, start: int, sink: Sink) -> int:
-        """As in Framing; raises what the sink raises, and stays in step."""
+        """As in Framing; where the sink raises, the stream stays in step."""
         assert self.remaining is not None
         stop = min(len(data), start + self.remaining)
+        sink.feed(data[start:stop])  # first: where it raises, nothing was read
         self.remaining -= stop - start
         self.over = not self.remaining
-        sink.feed(data[start:stop])
         return stop
 
 
@@ -190,6 +190,8 @@ class Chunks:
             if self._fed - self._read > CHUNK_EXTENSION_BYTES_MAX + CHUNK_LINE_BYTES * self._chunks:
                 raise ClientError("chunk extensions and trailers are over their limit")
             position = stop
+        if self.over:
+            self.remaining = 0  # only now: where a sink raises, the body is not read to its end
         return position
 
     def _piece_end(self, data: bytes, start: int) -> int:
