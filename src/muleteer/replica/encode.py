@@ -59,7 +59,10 @@ def _hook(value: Any) -> Any:
 
 
 def _pack_hook(value: Any) -> Any:
-    return None if is_array(value) else _hook(value)  # arrays were checked when they were encoded
+    if not is_array(value):
+        return _hook(value)
+    # arrays of numbers were checked when they were encoded; the others are lists of anything
+    return value.tolist() if value.ndim and value.dtype.kind in "OV" else None
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_hook)
@@ -70,10 +73,13 @@ _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]", re.DOTALL)  # float64 ma
 def _explain(value: Any, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "predict returned a value that is nested too deep or contains itself"
-    for path, node in _walk(value, "", 0):
-        fault = _fault(node)
-        if fault:
-            return f"predict returned {fault}" + (f" at {path}" if path else "")
+    try:
+        for path, node in _walk(value, "", 0):
+            fault = _fault(node)
+            if fault:
+                return f"predict returned {fault}" + (f" at {path}" if path else "")
+    except Exception as broken:  # noqa: BLE001 - the user's types again, while we look into them
+        error = broken
     return f"predict returned a value that cannot be encoded: {type(error).__name__}: {error}"
 
 

@@ -39,12 +39,13 @@ def converter(hint: Any) -> Convert | None:
     except (TypeError, NameError, AttributeError, RecursionError) as error:
         members = _members(hint)
         if len(members) > 1:
-            return _either(members)
+            return _either(members, optional=members != get_args(_bare(hint)))
         raise Unchecked(str(error)) from None
     fields = _record_fields(hint)
+    floats = float in _members(hint) and int not in _members(hint)
 
     def convert(value: Any, name: str) -> Any:
-        if type(value) is int and hint is float and float(value) != value:
+        if floats and type(value) is int and not _is_exact(value):
             raise BadArguments(f"argument {name!r}: {value} cannot be kept exactly in a `float`")
         if fields is not None and type(value) is dict and not value.keys() <= fields:
             unknown = next(key for key in value if key not in fields)
@@ -71,7 +72,9 @@ def is_record(hint: Any) -> bool:
 
 
 def show(hint: Any) -> str:
-    """The hint for a person, e.g. `Literal['en-pt', 'pt-en']`; empty where there is none."""
+    """The hint for a person, as it was written where that is known; empty where there is none."""
+    if isinstance(hint, str):
+        return hint
     return "" if hint is inspect.Parameter.empty else inspect.formatannotation(hint)
 
 
@@ -86,19 +89,31 @@ def unknown_name(name: str, known: Sequence[str] | frozenset[str], what: str) ->
 
 def _members(hint: Any) -> tuple[Any, ...]:
     """The alternatives of a union, without None; of anything else, itself."""
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
+    hint = _bare(hint)
     if get_origin(hint) in (Union, types.UnionType):
         return tuple(member for member in get_args(hint) if member is not type(None))
     return (hint,)
 
 
-def _either(members: tuple[Any, ...]) -> Convert:
+def _bare(hint: Any) -> Any:
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return hint
+
+
+def _is_exact(value: int) -> bool:
+    try:
+        return float(value) == value
+    except OverflowError:
+        return False
+
+
+def _either(members: tuple[Any, ...], *, optional: bool) -> Convert:
     """Unions that msgspec refuses (two text-like or two record types, numpy arrays, pydantic models): the first fit."""
     converters = [converter(member) for member in members]
 
     def convert(value: Any, name: str) -> Any:
-        if value is None:
+        if value is None and optional:
             return None
         reasons: list[str] = []
         for one in converters:

@@ -49,7 +49,7 @@ def load(target: str, base_dir: str, *, stage: Stage, notice: Callable[[str], No
     Raises StartError: `target_missing`, `import_error`, `constructor_raised` or `no_predict`.
     """
     place, colon, name = target.rpartition(":")
-    if not colon or not name.isidentifier():
+    if not colon or not place or not name.isidentifier():
         raise StartError(
             "target_missing", f"target {target!r} does not have the form file.py:Name or package.module:Name"
         )
@@ -71,7 +71,7 @@ def load(target: str, base_dir: str, *, stage: Stage, notice: Callable[[str], No
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not _is_file(path):
         raise StartError("target_missing", f"there is no file {path}" + _near(path.name, _python_files(path.parent)))
     sys.path.insert(0, str(path.parent))
     name = path.stem
@@ -148,6 +148,13 @@ def _python_files(folder: Path) -> list[str]:
         return sorted(entry.name for entry in folder.iterdir() if entry.suffix == ".py")
     except OSError:
         return []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # e.g. a name too long, a folder that we may not enter
+        return False
 
 
 def _near(name: str, known: list[str]) -> str:

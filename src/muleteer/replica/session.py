@@ -85,11 +85,11 @@ class Session:
     @property
     def finished(self) -> bool:
         """Nothing is owed any more: close the link once what `take` gave is written."""
-        connection = self._connection
-        if connection.open_calls:
-            return False
-        peer = connection.peer_state
-        return peer in (State.DRAINED, State.DEAD) or (self._draining and peer is State.START)
+        peer = self._connection.peer_state
+        if peer is State.DEAD:
+            return True
+        idle = not self._connection.open_calls
+        return idle and (peer is State.DRAINED or (self._draining and peer is State.START))
 
     def receive(self, data: bytes, now: float) -> list[int]:
         """Take bytes from the gateway. Returns the ids of running calls that it wants cancelled.

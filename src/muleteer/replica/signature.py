@@ -78,7 +78,7 @@ class Signature:
         except (TypeError, ValueError):
             notice("predict has no readable signature: the JSON value is passed as its only argument")
             return cls([], spread=True)
-        hints = _hints(method, found)
+        hints = _hints(method, found, notice)
         parameters: list[Parameter] = []
         rest: Convert | None = None
         for name, parameter in found.parameters.items():
@@ -150,7 +150,8 @@ class Signature:
 
 def _parameter(parameter: inspect.Parameter, hint: Any, convert: Convert | None) -> Parameter:
     required = parameter.default is _Kind.empty
-    text = parameter.name + (f": {show(hint)}" if show(hint) else "")
+    written = show(parameter.annotation)
+    text = parameter.name + (f": {written}" if written else "")
     return Parameter(
         name=parameter.name,
         convert=convert,
@@ -168,7 +169,7 @@ def _short(default: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _hints(method: Callable[..., Any], found: inspect.Signature) -> dict[str, Any]:
+def _hints(method: Callable[..., Any], found: inspect.Signature, notice: Callable[[str], None]) -> dict[str, Any]:
     """The resolved hint of each parameter; one that names what is not there at run time counts as none."""
     function: Any = method
     while isinstance(function, functools.partial):
@@ -182,6 +183,7 @@ def _hints(method: Callable[..., Any], found: inspect.Signature) -> dict[str, An
             holder = SimpleNamespace(__annotations__={name: parameter.annotation})
             try:
                 hints[name] = get_type_hints(holder, globalns=scope, include_extras=True)[name]
-            except Exception:  # noqa: BLE001 - whatever the expression in the hint raises
+            except Exception as why:  # noqa: BLE001 - whatever the expression in the hint raises
+                notice(f"the type of argument {name!r} cannot be checked: {why}")
                 hints[name] = _Kind.empty
     return hints

@@ -106,7 +106,7 @@ def _explain(body: bytes, error: Exception) -> NoReturn:
         _refuse(body, "it is empty", None)
     if body[:3] == b"\xef\xbb\xbf":
         _refuse(body, "it starts with a byte order mark", 0)
-    if body[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in body[:4]:
+    if body[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in body[:2]:
         _refuse(body, "it is UTF-16 or UTF-32, send UTF-8", 0)
     try:
         body.decode()
