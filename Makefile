@@ -3,7 +3,7 @@
 STAMPS := .venv/stamps
 BIN := .venv/bin
 
-.PHONY: help setup serve test chaos fuzz bench lock clean
+.PHONY: help setup serve test chaos fuzz bench docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,14 +21,18 @@ test: setup $(STAMPS)/dev ## lint, types, every test
 	$(BIN)/python -m pytest
 
 chaos: setup $(STAMPS)/dev ## kill things under load, for long; prints its seed
-	$(BIN)/python tests/faults/chaos.py
+	$(BIN)/python -m tests.faults.chaos
 
 fuzz: setup $(STAMPS)/dev ## feed bad bytes, for long
-	$(BIN)/python tests/fuzz/long.py
+	$(BIN)/python -m tests.fuzz.long
 
 bench: setup $(STAMPS)/dev ## measure, and write bench/results
 	@scripts/debian-packages
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
+
+docs: $(STAMPS)/muleteer ## write docs/settings.md from the declarations
+	$(BIN)/python -m muleteer.cli.reference > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
 
 lock: $(STAMPS)/dev ## compile requirements/*.in again (needs a package index)
 	scripts/lock

@@ -75,8 +75,10 @@ CLIENT_SHARE = _integer(
     "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
 )
 RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
+DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all calls that are late; well under the 100 ms promised")
 
 # re-execution
+BOUNCES_MAX = _integer("bounces_max", 10, "times", "a call that this many draining replicas gave back is refused")
 ATTEMPTS_MAX = _integer("attempts_max", 2, "attempts", "a second death of the same call is likely the call's doing")
 RETRY_SHARE = _integer("retry_share_percent", 20, "% of active calls", "re-execution must not become a retry storm")
 RETRY_MIN = _integer("retry_min", 3, "calls", "with few active calls a share rounds to nothing")
@@ -100,8 +102,48 @@ CREDIT_SERVICE_S_MAX = _seconds(
 BACKOFF_FIRST_S = _seconds("backoff_first_s", 0.5, "first pause after a start that failed")
 BACKOFF_MAX_S = _seconds("backoff_max_s", 30.0, "longest pause between failing starts")
 FAILED_STARTS_MAX = _integer("failed_starts_max", 5, "starts", "in a row without becoming ready: the backend is FAILED")
+BACKOFF_ESSENTIAL_MAX_S = _seconds(
+    "backoff_essential_max_s", 5.0, "longest pause of a process that is never given up (gateway, controller)"
+)
+RESTART_QUICK_S = _seconds("restart_quick_s", 1.0, "a death this soon after ready, twice in a row, earns a small pause")
+RESTART_PAUSE_MAX_S = _seconds(
+    "restart_pause_max_s", 0.5, "longest pause after a death that followed ready; replacement is promised within 1 s"
+)
+STARVED_PAUSE_S = _seconds("starved_pause_s", 1.0, "pause when the machine has no process, memory or descriptor left")
+LEAVE_S = _seconds(
+    "leave_s", 5.0, "from `failed`, or from closing its control channel, to the end of a process; then SIGKILL"
+)
+CONTROL_LINE_BYTES_MAX = _integer(
+    "control_line_bytes_max", 1024 * 1024, "bytes", "one message of a child; the largest is `ready` with its file list"
+)
+CONTROL_UNREAD_BYTES_MAX = _integer(
+    "control_unread_bytes_max", 16 * 1024 * 1024, "bytes", "a controller that leaves this much unread is hung"
+)
+LISTEN_BACKLOG = _integer("listen_backlog", 4096, "connections", "what clients may open while a process is replaced")
+OUTPUT_READ_BYTES = _integer(
+    "output_read_bytes", 16 * 1024, "bytes", "read from one pipe in one turn: a child that floods delays nobody"
+)
+OUTPUT_LINE_BYTES_MAX = _integer(
+    "output_line_bytes_max", 8 * 1024, "bytes", "longer lines are cut in the foreground; the log has them whole"
+)
 ABORT_DUMP_S = _seconds("abort_dump_s", 0.5, "time for the stack dump of a hung replica before SIGKILL")
 HANG_GRACE_S = _seconds("hang_grace_s", 0.5, "a call this much over its limit is hung, not slow")
 LOG_TAIL_BYTES = _integer("log_tail_bytes", 4096, "bytes", "what status shows of a failed start")
 LOG_FILE_BYTES_MAX = _integer("log_file_bytes_max", 16 * 1024 * 1024, "bytes", "per process, one older file is kept")
 TICK_S = _seconds("tick_s", 0.25, "how often slow checks run; nothing a caller waits for")
+
+# the controller
+ACKNOWLEDGE_S_MAX = _seconds(
+    "acknowledge_s_max", 2.0, "wait for a gateway to let go of a leaving replica; then its own DRAIN does it as well"
+)
+GATEWAY_DIAL_S = _seconds("gateway_dial_s", 0.1, "pause before the controller dials a gateway again")
+GATEWAY_ANSWER_S_MAX = _seconds("gateway_answer_s_max", 1.0, "a gateway that is silent this long is left out of status")
+WEAR_AGE_S_MIN = _seconds(
+    "wear_age_s_min", 5.0, "a replica over max_rss serves at least this long: bounds the churn of a max_rss set too low"
+)
+FILES_WATCHED_MAX = _integer("files_watched_max", 1000, "files", "source files looked at per backend and tick")
+
+# the replica
+REPLICA_EXIT_S = _seconds(
+    "replica_exit_s", 2.0, "time for exit hooks and threads of a stopping model; then it leaves without them"
+)

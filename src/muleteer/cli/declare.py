@@ -61,7 +61,7 @@ def declare(
     called: list[str] = []
     for text in targets:
         try:
-            called.append(check_target(text, base_dir).name.rpartition(".")[2])
+            called.append(check_target(text, base_dir).name)
         except TargetError as error:
             problems.append(error)
             called.append(text.rpartition(":")[2])

@@ -1,4 +1,4 @@
-"""`muleteer logs`: what the processes wrote, from `run/logs`. Reads files only: works also when nothing runs any more."""
+"""`muleteer logs`: what the processes wrote, from `run/logs`. Reads files only: works after a server has ended, too."""
 
 from __future__ import annotations
 

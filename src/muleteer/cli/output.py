@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 _COLOUR_SEQUENCE = re.compile(r"\x1b\[[0-9;]*m")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36, "dim": 2, "bold": 1}
 
 
@@ -26,7 +26,7 @@ class Paint:
 
 def harmless(text: str) -> str:
     """`text` on one line, without the control characters by which a model's output could forge or hide lines."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", _COLOUR_SEQUENCE.sub("", text))
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), _COLOUR_SEQUENCE.sub("", text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

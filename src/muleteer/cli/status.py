@@ -43,7 +43,7 @@ def read_status(run_dir: Path, *, patience_s: float = CONTROLLER_BACK_S) -> dict
     told = False
     while True:
         try:
-            status: dict[str, Any] = get(run_dir / "admin.sock", "/status")
+            status: dict[str, Any] = get(run_dir / "admin.sock", "/v1/status")
             return status
         except AdminRefused as error:
             raise UsageError(f"the controller refused: {error}") from None

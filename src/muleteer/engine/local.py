@@ -145,7 +145,8 @@ def process_spec(request: ReplicaRequest, address: str) -> ProcessSpec:
     }
     return ProcessSpec(
         id=request.id,
-        argv=(sys.executable, "-m", "muleteer.replica", msgspec.json.encode(config).decode()),
+        # -P: a file of the user's named like one of ours, or of the standard library, must not shadow it
+        argv=(sys.executable, "-P", "-m", "muleteer.replica", msgspec.json.encode(config).decode()),
         sockets={"link": address},
         labels={"backend": request.backend, "generation": str(request.generation), "address": address},
         ready_timeout_s=request.settings.load_timeout,

@@ -16,19 +16,23 @@ import msgspec
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """One answer. `headers` are complete lines, each ending in CRLF, made only of values we wrote or checked."""
+    """One answer. `headers` are complete lines, each ending in CRLF, made only of values we wrote or checked; the
+    protocol adds Date, Content-Type, Content-Length, x-request-id and Connection. `code` is that of an error, for the
+    counters.
+    """
 
     status: int
     body: bytes
     headers: bytes = b""
     content_type: bytes = b"application/json"
+    code: str = ""
 
 
 class Head:
     """What is known of a request when its headers are complete.
 
     Attributes:
-        method: upper case, e.g. "POST".
+        method: upper case, e.g. "POST". HEAD arrives as GET; the protocol leaves the body of the answer out.
         path: percent-decoded and checked, without the query.
         query: raw, without the question mark.
         headers: lower-case names; repeated fields are joined with ", ".

@@ -5,6 +5,7 @@ that reads the environment. Must not know processes; every problem is collected,
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from muleteer.spec.units import format_bytes, format_seconds, parse_bytes, parse
 
 PREFIX = "MULETEER_"
 _COMPARE = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
+_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -90,7 +92,7 @@ def read_value(setting: Setting, text: str) -> Any:
         value = parse_seconds(text)
     elif setting.kind == "bytes":
         value = parse_bytes(text)
-    elif text.strip().lstrip("-").isdecimal() and len(text) < 20:
+    elif _INTEGER.fullmatch(text):
         value = int(text)
     else:
         raise ValueError(f"{text!r} is not a whole number")

@@ -31,10 +31,10 @@ def parse_target(text: str) -> Target:
     place, colon, name = text.rpartition(":")
     if not colon:
         place, name = text, ""
-    is_file = place.endswith(".py") or "/" in place
+    is_file = place.endswith(".py")
     if not name:
         raise TargetError(f"target {text!r} names no class or function: write {place or 'file.py'}:NAME")
-    if not all(part.isidentifier() for part in name.split(".")):
+    if not name.isidentifier():
         raise TargetError(f"target {text!r}: {name!r} is not the name of a class or function")
     if not is_file and not all(part.isidentifier() for part in place.split(".")):
         raise TargetError(f"target {text!r}: {place!r} is neither a .py file nor a module")
@@ -50,11 +50,10 @@ def check_target(text: str, base_dir: Path) -> Target:
     path = _file_of(target, text, base_dir) if target.kind == "file" else _module_of(target, text, base_dir)
     if path is not None:
         names = _names_in(path, text)
-        first = target.name.split(".", 1)[0]
-        if names is not None and first not in names:
+        if names is not None and target.name not in names:
             models = [name for name, is_model in names.items() if is_model]
-            hint = did_you_mean(first, models) or (f"; it defines {', '.join(models[:5])}" if models else "")
-            raise TargetError(f"target {text!r}: {_shown(path, base_dir)} defines no {first!r}{hint}")
+            hint = did_you_mean(target.name, models) or (f"; it defines {', '.join(models[:5])}" if models else "")
+            raise TargetError(f"target {text!r}: {_shown(path, base_dir)} defines no {target.name!r}{hint}")
     return target
 
 

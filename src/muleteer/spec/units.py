@@ -52,10 +52,9 @@ def format_seconds(seconds: float) -> str:
     """The shortest text that reads well: `30s`, `100ms`, `250us`. At most three significant digits below a second."""
     if seconds == 0:
         return "0s"
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g}us"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g}ms"
+    for factor, unit in ((1e6, "us"), (1e3, "ms")):
+        if seconds * factor < 999.5:  # above, three digits round up to the next unit
+            return f"{seconds * factor:.3g}{unit}"
     return f"{seconds:g}s"
 
 

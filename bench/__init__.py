@@ -1,0 +1,1 @@
+"""The benchmark, and the load generator that the fault tests share with it."""

@@ -1,0 +1,89 @@
+"""`python -m bench.run`: measures everything in one run on one machine, and writes bench/results."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import nginx, report, sections, wrk
+from bench.measure import machine
+from muleteer import __version__
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def facts(seed: int) -> dict[str, object]:
+    """What the figures depend on."""
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+    )
+    version = (
+        subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr.strip().rpartition("/")[2]
+    )
+    return {
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "muleteer": __version__,
+        "revision": revision.stdout.strip(),
+        "seed": seed,
+        "nginx": version,
+        **machine(),
+    }
+
+
+def main() -> int:
+    """Exit status 0 if everything could be measured, targets missed or not; 1 if a tool is missing."""
+    parser = argparse.ArgumentParser(description="measure muleteer beside nginx; the quick form takes under 3 minutes")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--only", choices=("front", "fancy", "overload", "starting"))
+    given = parser.parse_args()
+    missing = [tool.MISSING for tool in (wrk, nginx) if not tool.available()]
+    if missing:
+        print("\n".join(missing), file=sys.stderr)
+        return 1
+    begun = time.monotonic()
+    known, found = facts(given.seed), []
+    with tempfile.TemporaryDirectory(prefix="mule") as name:
+        folder = Path(name)
+
+        def wanted(section: str) -> bool:
+            if given.only not in (None, section):
+                return False
+            print(f"[{time.monotonic() - begun:5.1f} s] {section} …", flush=True)
+            return True
+
+        if wanted("starting"):
+            found.append(sections.starting(folder, rounds=given.rounds))
+        if wanted("front"):
+            found.append(sections.front(folder, random.Random(given.seed), rounds=given.rounds, seconds=given.seconds))
+        capacity = 0.0
+        if given.only in (None, "fancy", "overload") and (wanted("fancy") or given.only == "overload"):
+            section, capacity = sections.fancy(folder, rounds=given.rounds, seconds=2 * given.seconds)
+            found.append(section)
+        if wanted("overload"):
+            found.append(sections.overload(folder, capacity, rounds=given.rounds, seconds=2 * given.seconds))
+    known["took_s"] = round(time.monotonic() - begun)
+    missed = [
+        f"{figure.name}: {report.number(figure.value)} {figure.unit}, {figure.verdict}"
+        for section in found
+        for figure in section.figures
+        if figure.reached is False
+    ]
+    print(report.markdown(known, found, []))
+    print("every target reached" if not missed else "missed:\n  " + "\n  ".join(missed))
+    if given.only is None:
+        stem = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d-%H%M%S")
+        paths = report.write(RESULTS, stem, known, found, missed)
+        print("written: " + ", ".join(str(path.relative_to(RESULTS.parent.parent)) for path in paths))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Tells the person in the foreground what happens: load stages with times, readiness, deaths, output. Decides when a
+start has failed for good. Must not know where its lines go, nor how processes are started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from muleteer.base.clock import Clock
+from muleteer.base.errors import StartupFailedError
+from muleteer.cli.curl import curl_line
+from muleteer.cli.exits import cannot_serve, exit_details, exit_text
+from muleteer.cli.output import Paint, harmless
+from muleteer.spec.settings import Declared
+from muleteer.supervise import events
+from muleteer.supervise.process import LastExit
+
+NOT_OURS_TO_RETRY: Final = frozenset(
+    {"exited", "killed", "oom_killed", "hung", "ready_timeout", "stopped", "not_started"}
+)
+"""Reasons that another start may mend. Every other reason is the replica's own word (`import_error`, `target_missing`,
+`no_predict`, `constructor_raised`, `warm_up_failed`, …): the same code and the same input would fail again."""
+
+
+class Narrator:
+    """Turns events of the supervisor into lines.
+
+    Args:
+        declared: what is served.
+        url: where, without a route.
+        say: takes one line.
+        on_settled: called once, when every declared replica is ready or FAILED.
+        on_failure: called once, when this start cannot succeed; `failure` says why.
+    """
+
+    def __init__(
+        self,
+        declared: Declared,
+        url: str,
+        *,
+        clock: Clock,
+        paint: Paint,
+        say: Callable[[str], None],
+        on_settled: Callable[[], None],
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._declared = declared
+        self._url = url
+        self._clock = clock
+        self._paint = paint
+        self._say = say
+        self._on_settled = on_settled
+        self._on_failure = on_failure
+        self._began = clock.now()
+        self._width = max([len("gateway-0"), *(len(each.name) + 2 for each in declared.backends)])
+        self._waiting = {each.name: each.settings.replicas for each in declared.backends}
+        self._backend_of: dict[str, str] = {}
+        self._settled: set[str] = set()  # replicas that were ready once, or FAILED
+        self._infos: dict[str, Mapping[str, object]] = {}  # backend → what its first ready replica said
+        self._starting_up = True
+        self._stopping = False
+        self.failure: StartupFailedError | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        """One event of the supervisor."""
+        _TELL[type(event)](self, event)
+
+    def banner(self, version: str, run_dir: str, pid: int) -> None:
+        """The first lines: who we are and what is declared."""
+        self._say(f"{self._paint(f'muleteer {version}', 'bold')}  pid {pid}  run directory {run_dir}")
+        replicas = {each.name: each.settings.replicas for each in self._declared.backends}
+        targets = {each.name: each.target for each in self._declared.backends}
+        for endpoint in self._declared.endpoints:
+            for name in endpoint.traffic:
+                count = f"{replicas[name]} replica{'s' if replicas[name] > 1 else ''}"
+                self._say(f"  {self._url}{endpoint.route}  ←  {targets[name]} ({name}, {count})")
+        self._say("")
+
+    def serving(self, commands: str) -> None:
+        """The gateway answers: what to paste. `commands`: flags that the other verbs need to find this server."""
+        self._starting_up = False
+        seconds = self._clock.now() - self._began
+        self._say("")
+        self._say(self._paint(f"ready after {seconds:.2f} s", "green") + ", try:")
+        self._say("")
+        for endpoint in self._declared.endpoints:
+            info = next((self._infos[name] for name in endpoint.traffic if name in self._infos), {})
+            self._say(f"  {curl_line(self._url + endpoint.route, info)}")
+        self._say("")
+        self._say(f"In another shell: muleteer status{commands} · muleteer logs -f{commands} · muleteer stop{commands}")
+
+    def _line(self, id: str, text: str, colour: str = "") -> None:
+        text = harmless(text)
+        at = self._paint(f"{self._clock.now() - self._began:7.2f} s", "dim")
+        self._say(f"{at}  {id:<{self._width}}  {self._paint(text, colour) if colour else text}")
+
+    def _started(self, event: events.Started) -> None:
+        if "backend" in event.labels:
+            self._backend_of[event.id] = event.labels["backend"]
+        if event.restarts:
+            self._line(event.id, f"started again, pid {event.pid}", "yellow")
+
+    def _stage(self, event: events.Stage) -> None:
+        self._line(event.id, f"{event.stage} took {seconds_text(event.seconds)}")
+
+    def _ready(self, event: events.Ready) -> None:
+        self._line(event.id, f"ready, {seconds_text(event.seconds)} after its start", "green")
+        backend = self._backend_of.get(event.id)
+        if backend is not None:
+            self._infos.setdefault(backend, MappingProxyType(event.info))
+            if self._settle(event.id, backend):
+                self._on_settled()
+
+    def _settle(self, id: str, backend: str) -> bool:
+        """One more replica is ready, or FAILED for good; whether it was the last that was waited for."""
+        if id in self._settled or not self._starting_up or backend not in self._waiting:
+            return False
+        self._settled.add(id)
+        self._waiting[backend] -= 1
+        return self.failure is None and all(left <= 0 for left in self._waiting.values())
+
+    def _exited(self, event: events.Exited) -> None:
+        if self._stopping:
+            return
+        self._line(event.id, exit_text(event.last_exit), "red")
+        backend = self._backend_of.get(event.id)
+        first_start = backend is not None and event.id not in self._settled and not event.last_exit.was_ready
+        reload = self._declared.server.reload
+        if first_start and self._starting_up and event.last_exit.reason not in NOT_OURS_TO_RETRY and not reload:
+            self._fail(backend or "", event.last_exit)
+        elif reload and first_start:
+            for line in exit_details(event.last_exit):
+                self._line(event.id, line)
+            self._line(event.id, "waits for its file to change", "yellow")
+
+    def _fail(self, backend: str, last_exit: LastExit) -> None:
+        if self.failure is None:
+            target = next((each.target for each in self._declared.backends if each.name == backend), backend)
+            self.failure = cannot_serve(target, last_exit)
+            self._on_failure()
+
+    def _backoff(self, event: events.Backoff) -> None:
+        if not self._stopping and event.pause_s > 0.01:
+            self._line(event.id, f"starts again in {event.pause_s:.1f} s", "yellow")
+
+    def _failed(self, event: events.Failed) -> None:
+        self._line(event.id, f"FAILED: {event.failed_starts} starts in a row did not become ready", "red")
+        backend = self._backend_of.get(event.id)
+        if backend is None or self._declared.server.reload or not self._settle(event.id, backend):
+            return
+        if self._infos:
+            self._on_settled()
+        else:
+            self._fail(backend, event.last_exit)
+
+    def _stopped(self, event: events.Stopped) -> None:
+        self._backend_of.pop(event.id, None)
+
+    def _notice(self, event: events.Notice) -> None:
+        self._line(event.id, event.text, "cyan")
+
+    def _output(self, event: events.Output) -> None:
+        self._say(f"{self._paint(event.id, 'cyan')} | {harmless(event.text)}")
+
+    def _shut_down(self, event: events.ShutDown) -> None:
+        self._stopping = True
+        if event.quick:
+            self._line("muleteer", f"{event.cause}: ending everything now", "yellow")
+        else:
+            self._line("muleteer", f"{event.cause}: finishing what is in flight; once more ends it at once", "yellow")
+
+
+_TELL: Final[Mapping[type, Callable[..., None]]] = {
+    events.Started: Narrator._started,
+    events.Stage: Narrator._stage,
+    events.Ready: Narrator._ready,
+    events.Exited: Narrator._exited,
+    events.Backoff: Narrator._backoff,
+    events.Failed: Narrator._failed,
+    events.Stopped: Narrator._stopped,
+    events.Notice: Narrator._notice,
+    events.Output: Narrator._output,
+    events.ShutDown: Narrator._shut_down,
+}
+
+
+def seconds_text(seconds: float) -> str:
+    """`52 ms`, `6.40 s`."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

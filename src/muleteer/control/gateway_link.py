@@ -1,0 +1,119 @@
+"""The controller's connection to one gateway: pushes snapshots, asks for statistics. Must not know what either says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from muleteer.base.limits import GATEWAY_ANSWER_S_MAX, GATEWAY_DIAL_S
+from muleteer.control.line_stream import LineStream
+from muleteer.control.problems import Problems
+from muleteer.spec.snapshot import Snapshot
+
+_UNANSWERED_MAX = 64
+"""Questions that a hung gateway may leave open before we ask no more."""
+
+
+class GatewayLink:
+    """Keeps one gateway at the last snapshot, over all its restarts.
+
+    Args:
+        name: e.g. `gateway-0`.
+        path: its control socket.
+        on_applied: called after each snapshot that it took.
+
+    Attributes:
+        applied: the revision that the gateway took over the present connection; 0 if none.
+    """
+
+    def __init__(self, name: str, path: str, problems: Problems, on_applied: Callable[[], None]) -> None:
+        self.name = name
+        self.applied = 0
+        self._path = path
+        self._problems = problems
+        self._on_applied = on_applied
+        self._snapshot: Snapshot | None = None
+        self._stream: LineStream | None = None
+        self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
+        self._wake = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._stream is not None
+
+    def push(self, snapshot: Snapshot) -> None:
+        """Have the gateway take `snapshot`, now or when it is there again. Only the last one counts."""
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Connect and push for ever; ends by cancellation."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    _, self._stream = await loop.create_unix_connection(
+                        lambda: LineStream(self._answered, self._ended), self._path
+                    )
+                    await self._push_changes()
+                except (OSError, EOFError):
+                    await asyncio.sleep(GATEWAY_DIAL_S)  # it starts, or is being restarted
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+
+    async def statistics(self) -> dict[str, Any] | None:
+        """What the gateway counts; None if it does not answer within GATEWAY_ANSWER_S_MAX."""
+        try:
+            answer = await asyncio.wait_for(self._ask({"type": "statistics"}), GATEWAY_ANSWER_S_MAX)
+        except (EOFError, TimeoutError):
+            return None
+        found = answer.get("statistics")
+        return found if isinstance(found, dict) else None
+
+    async def _push_changes(self) -> None:
+        while self._stream is not None:
+            self._wake.clear()
+            if self._snapshot is not None and self._snapshot.revision != self.applied:
+                await self._push(self._snapshot)
+            else:
+                await self._wake.wait()
+        raise EOFError
+
+    async def _push(self, snapshot: Snapshot) -> None:
+        answer = await self._ask({"type": "snapshot", "snapshot": msgspec.to_builtins(snapshot)})
+        # One refused is refused again: the gateway goes on with what it has, until the next revision.
+        self.applied = snapshot.revision
+        if answer["type"] == "applied":
+            self._problems.end(f"snapshot of {self.name}")
+        else:
+            self._problems.begin(f"snapshot of {self.name}", str(answer.get("error")))
+        self._on_applied()
+
+    def _ask(self, message: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
+        """The answer to come. Answers arrive in the order of the questions; raises EOFError with the connection."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if self._stream is None or len(self._asked) >= _UNANSWERED_MAX:
+            future.set_exception(EOFError())
+        else:
+            self._asked.append(future)
+            self._stream.send(message)
+        return future
+
+    def _answered(self, message: dict[str, Any]) -> None:
+        if self._asked and not (future := self._asked.popleft()).done():
+            future.set_result(message)
+
+    def _ended(self) -> None:
+        self._stream = None
+        self.applied = 0
+        while self._asked:
+            if not (future := self._asked.popleft()).done():
+                future.set_exception(EOFError())
+        self._wake.set()

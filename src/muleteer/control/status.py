@@ -1,0 +1,151 @@
+"""What `muleteer status` shows, from the statistics of controller and gateways. Must not know how it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from muleteer.control.backend import failed_start, in_words
+from muleteer.control.controller import BackendStatistics, ControllerStatistics, ReplicaStatistics
+from muleteer.spec.settings import BackendSpec, Declared
+from muleteer.supervise.process import ProcessStatus
+
+BackendState = Literal["loading", "ready", "degraded", "reloading", "failed"]
+
+
+class _Queue(msgspec.Struct, frozen=True):
+    depth: int = 0
+    bound: int = 0
+
+
+class _Link(msgspec.Struct, frozen=True):
+    in_flight: int = 0
+
+
+class _Backend(msgspec.Struct, frozen=True):
+    queue: _Queue = _Queue()
+    replicas: dict[str, _Link] = {}
+    service: dict[str, Any] = {}
+    calls: dict[str, Any] = {}
+
+
+class GatewayView(msgspec.Struct, frozen=True):
+    """The part of a gateway's statistics that status shows; the rest of it is let pass."""
+
+    backends: dict[str, _Backend] = {}
+    http: dict[str, Any] = {}
+
+
+class Server(msgspec.Struct, frozen=True):
+    """The server as a whole. `address`: where requests go, e.g. `http://127.0.0.1:8000`."""
+
+    pid: int
+    uptime_s: float | None
+    address: str | None
+
+
+def backend_state(backend: BackendStatistics) -> BackendState:
+    """One word: `loading` nobody serves yet · `failed` nobody will, until retried · `reloading` a newer generation
+    comes · `degraded` fewer serve than wanted · `ready`. A generation that does not start while an older one serves
+    is no state of its own: the reason tells.
+    """
+    staying = [replica for replica in backend.replicas if not replica.leaving]
+    ready = sum(replica.status.state == "ready" for replica in staying)
+    if ready == 0:
+        given_up = bool(staying) and all(replica.status.state == "failed" for replica in staying)
+        return "failed" if given_up else "loading"
+    older = any(replica.status.generation != backend.generation for replica in staying)
+    if older and backend_reason(backend) is None:
+        return "reloading"
+    return "degraded" if ready < backend.wanted else "ready"
+
+
+def backend_reason(backend: BackendStatistics) -> str | None:
+    """Why not all is well: the words of a start that failed; None if there is no such."""
+    last_exit = failed_start(replica.status for replica in backend.replicas if not replica.leaving)
+    return in_words(last_exit) if last_exit is not None else None
+
+
+def build(
+    server: Server,
+    declared: Declared,
+    controller: ControllerStatistics,
+    gateways: Mapping[str, dict[str, Any] | None],
+    processes: Mapping[str, ProcessStatus],
+) -> dict[str, Any]:
+    """The answer of GET /v1/status, ready for JSON. `gateways`: what each one counts, None where it did not answer;
+    `processes`: rows of the supervisor that are no replicas.
+    """
+    views = {name: _view(counted) for name, counted in gateways.items() if counted is not None}
+    specs = {backend.name: backend for backend in declared.backends}
+    return {
+        "pid": server.pid,
+        "engine": controller.engine_name,
+        "address": server.address,
+        "uptime_s": None if server.uptime_s is None else round(server.uptime_s, 3),
+        "endpoints": [msgspec.to_builtins(endpoint) for endpoint in declared.endpoints],
+        "backends": [_backend(backend, specs[backend.name], [*views.values()]) for backend in controller.backends],
+        "http": next((view.http for view in views.values()), None),
+        "gateways": {
+            name: {"answers": name in views, "revision": revision}
+            for name, revision in controller.publisher.applied.items()
+        },
+        "processes": [_process(row) for row in processes.values()],
+        "revision": controller.publisher.revision,
+        "capacity": msgspec.to_builtins(controller.capacity),
+        "problems": controller.problems,
+    }
+
+
+def _view(counted: dict[str, Any]) -> GatewayView:
+    """A gateway of another version may count other things: what cannot be read is left out, not an error."""
+    try:
+        return msgspec.convert(counted, GatewayView)
+    except msgspec.ValidationError:
+        return GatewayView()
+
+
+def _backend(backend: BackendStatistics, spec: BackendSpec, gateways: list[GatewayView]) -> dict[str, Any]:
+    views = [view.backends[backend.name] for view in gateways if backend.name in view.backends]
+    return {
+        "name": backend.name,
+        "state": backend_state(backend),
+        "reason": backend_reason(backend),
+        "target": spec.target,
+        "generation": backend.generation,
+        "replicas": [_replica(replica, views) for replica in backend.replicas],
+        "queue": {
+            "depth": sum(view.queue.depth for view in views),
+            "bound": sum(view.queue.bound for view in views),
+        },
+        "service": views[0].service if views else {},
+        "calls": views[0].calls if views else {},
+    }
+
+
+def _replica(replica: ReplicaStatistics, views: list[_Backend]) -> dict[str, Any]:
+    status = replica.status
+    return {
+        "id": status.id,
+        "pid": status.pid,
+        "state": "stopping" if replica.leaving else status.state,
+        "in_flight": sum(view.replicas[status.id].in_flight for view in views if status.id in view.replicas),
+        "restarts": status.restarts,
+        "last_exit": msgspec.to_builtins(status.last_exit),
+        "state_s": round(replica.state_s, 3),
+        "rss_bytes": replica.rss_bytes,
+        "generation": status.generation,
+        "address": status.address,
+    }
+
+
+def _process(row: ProcessStatus) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "pid": row.pid,
+        "state": row.state,
+        "restarts": row.restarts,
+        "last_exit": msgspec.to_builtins(row.last_exit),
+    }

@@ -1,0 +1,183 @@
+"""`python -m muleteer.replica CONFIG`: load the model, warm it up, say ready, serve, leave. See docs/processes.md."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+from muleteer.base.errors import StartError
+from muleteer.base.limits import FRAME_OVERHEAD_BYTES, REPLICA_EXIT_S
+from muleteer.replica.about import info
+from muleteer.replica.answer import Answer, answer, answer_async, check_warm_up, example_body
+from muleteer.replica.config import ReplicaConfig
+from muleteer.replica.control import Control
+from muleteer.replica.load import Model, load
+from muleteer.replica.session import Call, Ready, Session
+from muleteer.replica.traces import own_traceback, say, write
+from muleteer.telemetry.log import log
+
+_WARM_UP = "warm-up"
+
+
+def main() -> None:
+    """The whole life of a replica."""
+    config, sockets = _read_arguments()
+    _prepare_process(config)
+    control = Control(sockets["control"])
+    control.watch()
+    began = time.monotonic()
+    try:
+        model = load(config.target, config.base_dir, stage=control.stage, notice=lambda text: log("notice", text=text))
+        announce = _announcement(model, config, control, began)
+        if model.is_async or config.concurrency > 1:
+            _serve_async(model, config, sockets["link"], control, announce)
+        else:
+            _serve_sync(model, config, sockets["link"], control, announce)
+    except StartError as error:
+        log("cannot start", reason=error.reason, error=str(error).partition("\n")[0])
+        control.failed(error.reason, str(error))
+        _leave(1)
+    _leave(0)
+
+
+def _read_arguments() -> tuple[ReplicaConfig, dict[str, socket.socket]]:
+    inherited = os.environ.pop("MULETEER_FDS", "")
+    if not inherited or len(sys.argv) != 2:
+        sys.exit("muleteer.replica is started by `muleteer serve`, not by hand: MULETEER_FDS or CONFIG is missing")
+    try:
+        config = msgspec.json.decode(sys.argv[1].encode(), type=ReplicaConfig)
+    except msgspec.DecodeError as error:
+        sys.exit(f"CONFIG of muleteer.replica is wrong: {error}")
+    sockets = {name: socket.socket(fileno=number) for name, number in json.loads(inherited).items()}
+    for inherited_socket in sockets.values():
+        inherited_socket.set_inheritable(False)  # a process that the model starts must not keep them open
+    return config, sockets
+
+
+def _prepare_process(config: ReplicaConfig) -> None:
+    faulthandler.enable()  # SIGABRT dumps every stack to stderr, also while C code holds the GIL
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # while it loads there is nothing to finish
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the folder we happened to be started in; the model's own takes its place
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    from setproctitle import setproctitle
+
+    setproctitle(f"muleteer: replica {config.replica}")
+
+
+def _announcement(model: Model, config: ReplicaConfig, control: Control, began: float) -> Callable[[], None]:
+    def announce() -> None:
+        gc.collect()
+        gc.freeze()  # a loaded model is millions of objects that no collection needs to look at again
+        control.ready(info(model, config.base_dir, time.monotonic() - began))
+
+    return announce
+
+
+def _new_session(config: ReplicaConfig) -> Session:
+    ready = Ready(config.backend, config.replica, os.getpid(), config.concurrency)
+    return Session(ready, payload_max=config.max_body + FRAME_OVERHEAD_BYTES)
+
+
+def _example_call(model: Model) -> Call | None:
+    return None if model.example is None else Call(0, _WARM_UP, example_body(model), 0)
+
+
+def _warmed(answer: Answer, began: float, control: Control) -> None:
+    check_warm_up(answer)
+    control.stage("warm_up", time.monotonic() - began)
+
+
+def _serve_sync(
+    model: Model, config: ReplicaConfig, listener: socket.socket, control: Control, announce: Callable[[], None]
+) -> None:
+    from muleteer.replica.serve_sync import SyncServer
+
+    def run(call: Call) -> Answer:
+        return answer(model, call.body, request_id=call.request_id, debug=config.debug)
+
+    example = _example_call(model)
+    if example is not None:
+        began = time.monotonic()
+        _warmed(answer(model, example.body, request_id=_WARM_UP, debug=True), began, control)
+    SyncServer(listener, new_session=lambda: _new_session(config), run=run).serve(announce)
+    if model.close is not None:
+        try:
+            model.close()
+        except BaseException as error:  # noqa: BLE001 - the user's close must not turn a clean stop into a crash
+            _log_close(error)
+
+
+def _serve_async(
+    model: Model, config: ReplicaConfig, listener: socket.socket, control: Control, announce: Callable[[], None]
+) -> None:
+    import asyncio
+    import inspect
+    from concurrent.futures import ThreadPoolExecutor
+
+    import uvloop
+
+    from muleteer.replica.serve_async import AsyncServer
+
+    pool = None if model.is_async else ThreadPoolExecutor(config.concurrency, "muleteer-call")
+
+    async def run(call: Call, *, debug: bool = config.debug) -> Answer:
+        if model.is_async:
+            return await answer_async(model, call.body, request_id=call.request_id, debug=debug)
+        in_thread = asyncio.get_running_loop().run_in_executor(
+            pool, lambda: answer(model, call.body, request_id=call.request_id, debug=debug)
+        )
+        return await in_thread
+
+    async def live() -> None:
+        example = _example_call(model)
+        if example is not None:
+            began = time.monotonic()
+            _warmed(await run(example, debug=True), began, control)
+        server = AsyncServer(
+            listener,
+            new_session=lambda: _new_session(config),
+            run=run,
+            concurrency=config.concurrency,
+            cancels=model.is_async,
+        )
+        await server.serve(announce)
+        if model.close is not None:
+            try:
+                closing = model.close()
+                if inspect.isawaitable(closing):
+                    await closing
+            except BaseException as error:  # noqa: BLE001 - as in _serve_sync
+                _log_close(error)
+
+    uvloop.run(live())
+
+
+def _log_close(error: BaseException) -> None:
+    log("close() raised", error=say(error))
+    write(own_traceback(error))
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit; if threads or exit hooks of the model do not let us, leave without them."""
+    timer = threading.Timer(REPLICA_EXIT_S, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""One call through the user's method: body in, the terminal frame's payload out. Must not know links or loops.
+
+`answer` and `answer_async` are the boundary to the user's code: whatever it raises becomes an ERROR, and never ends the
+replica. `warm_up` takes the model's example along the same path.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from muleteer.base.errors import BadModelOutput, ModelError, RequestError, StartError
+from muleteer.replica.encode import encode
+from muleteer.replica.load import Model
+from muleteer.replica.strict_json import decode
+from muleteer.replica.traces import own_traceback, say, write
+from muleteer.telemetry.log import log
+from muleteer.wire.frames import FrameType, join_payload
+
+_now_ns = time.perf_counter_ns
+_US_MAX = 2**32 - 1  # the width of the frame's field: 71 minutes
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The terminal frame of a call: REPLY or ERROR, its payload, and the time inside the user's method in µs."""
+
+    kind: FrameType
+    payload: bytes
+    service_us: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Payload of an ERROR frame. `code` is a machine word of docs/processes.md."""
+
+    code: str
+    error: str
+    traceback: str | None = None
+
+
+def refusal(code: str, sentence: str) -> Answer:
+    """An ERROR for a call that was not run."""
+    return Answer(FrameType.ERROR, _encode_failure(Failure(code, sentence)))
+
+
+_encode_failure = msgspec.json.Encoder().encode
+
+
+def answer(model: Model, body: bytes, *, request_id: str, debug: bool) -> Answer:
+    """Run a plain method. Never raises."""
+    began = 0
+    try:
+        positional, keywords = model.signature.bind(decode(body))
+        began = _now_ns()
+        result = model.method(*positional, **keywords)
+        service_us = _since(began)
+        return Answer(FrameType.REPLY, join_payload(b"", encode(result)), service_us)
+    except BaseException as error:  # noqa: BLE001 - the user's code, also its SystemExit and KeyboardInterrupt
+        return _failure(error, _since(began), request_id, debug)
+
+
+async def answer_async(model: Model, body: bytes, *, request_id: str, debug: bool) -> Answer:
+    """Run a coroutine method. Raises nothing but the CancelledError of its own task."""
+    began = 0
+    try:
+        positional, keywords = model.signature.bind(decode(body))
+        began = _now_ns()
+        result = await model.method(*positional, **keywords)
+        service_us = _since(began)
+        return Answer(FrameType.REPLY, join_payload(b"", encode(result)), service_us)
+    except BaseException as error:  # the user's code, also its SystemExit and CancelledError
+        if _is_cancelled(error):
+            raise
+        return _failure(error, _since(began), request_id, debug)
+
+
+def example_body(model: Model) -> bytes:
+    """The model's example as a client would send it. Raises StartError."""
+    try:
+        return encode(model.example)
+    except BadModelOutput as error:
+        raise StartError("warm_up_failed", f"`example` is not JSON: {error.message}") from error
+
+
+def check_warm_up(result: Answer) -> None:
+    """Raises StartError (warm_up_failed) if the answer to the example is an ERROR."""
+    if result.kind is FrameType.ERROR:
+        failure = msgspec.json.decode(result.payload, type=Failure)
+        trace = f"\n{failure.traceback}" if failure.traceback else ""
+        raise StartError("warm_up_failed", f"warming up with `example` failed: {failure.error}{trace}")
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether we asked for it; a CancelledError that the model raised of itself is an error like any other."""
+    from asyncio import CancelledError, current_task
+
+    task = current_task()
+    return isinstance(error, CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _since(began: int) -> int:
+    return min((_now_ns() - began) // 1000, _US_MAX) if began else 0
+
+
+def _failure(error: BaseException, service_us: int, request_id: str, debug: bool) -> Answer:
+    if isinstance(error, RequestError) and not isinstance(error, ModelError):
+        return refusal(error.code, error.message)
+    trace: str | None = None
+    if isinstance(error, BadModelOutput):
+        code, sentence = error.code, error.message
+        log("the model's output has no JSON form", request=request_id, error=sentence)
+    else:
+        code, sentence = ModelError.code, say(error)
+        trace = own_traceback(error)
+        log("the model raised", request=request_id, error=sentence)
+        write(trace)
+    payload = _encode_failure(Failure(code, sentence, trace if debug else None))
+    return Answer(FrameType.ERROR, payload, service_us)

@@ -1,0 +1,29 @@
+"""What a replica is told at its start: the JSON object in `python -m muleteer.replica CONFIG`."""
+
+from __future__ import annotations
+
+import msgspec
+
+MIB = 1024 * 1024
+
+
+class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One replica of one backend.
+
+    Attributes:
+        backend: name of the backend, told to every gateway in READY.
+        replica: id of this replica, e.g. `FancyModel-1`; shown in `ps` and in logs.
+        target: `path/file.py:Name` or `package.module:Name`.
+        base_dir: where a relative file starts from, and where a package is looked for.
+        concurrency: calls worked on at once; above 1 a plain `predict` runs in threads.
+        max_body: largest request body in bytes.
+        debug: send the model's traceback to the client.
+    """
+
+    backend: str
+    replica: str
+    target: str
+    base_dir: str
+    concurrency: int = 1
+    max_body: int = 64 * MIB
+    debug: bool = False

@@ -1,0 +1,158 @@
+"""The loop of a replica that works on several calls at once: coroutines, or a plain method in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import cast
+
+from muleteer.base.errors import WireError
+from muleteer.replica.answer import Answer
+from muleteer.replica.session import CANCELLED, Call, Session
+from muleteer.telemetry.log import log
+
+
+class AsyncServer:
+    """Serves until it was asked to drain and every link is finished.
+
+    Args:
+        listener: listening socket; links that nobody accepted before the end wait in it for the next process.
+        new_session: makes the session of a new link.
+        run: one call through the model; it raises nothing but CancelledError when it is cancelled.
+        concurrency: calls that run at once, over all links.
+        cancels: a running call can be cancelled; a thread cannot, and its slot is taken until it ends.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        new_session: Callable[[], Session],
+        run: Callable[[Call], Awaitable[Answer]],
+        concurrency: int,
+        cancels: bool,
+    ) -> None:
+        self._listener = listener
+        self._new_session = new_session
+        self._run = run
+        self._slots = concurrency
+        self._cancels = cancels
+        self._links: list[_Link] = []  # in the order in which they may run a call
+        self._draining = False
+        self._empty = asyncio.Event()
+
+    async def serve(self, announce: Callable[[], None]) -> None:
+        """Answer calls, after `announce()`. SIGTERM begins the drain. The listening socket stays open."""
+        loop = asyncio.get_running_loop()
+        listener = self._listener.dup()  # closing the server must not close the socket that the supervisor lent us
+        kind = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+        server = await kind(lambda: _Link(self, self._new_session()), sock=listener)
+        loop.add_signal_handler(signal.SIGTERM, self._drain, server)
+        announce()
+        await self._empty.wait()
+
+    def opened(self, link: _Link) -> None:
+        """A gateway has dialled."""
+        self._links.append(link)
+        if self._draining:
+            link.drain()
+
+    def closed(self, link: _Link) -> None:
+        """A link is gone, with its calls."""
+        self._links.remove(link)
+        if self._draining and not self._links:
+            self._empty.set()
+
+    def start_calls(self) -> None:
+        """Start waiting calls while there are slots, one link after the other."""
+        idle = 0
+        while self._slots and idle < len(self._links):
+            link = self._links.pop(0)
+            self._links.append(link)
+            call = link.session.next_call(time.monotonic())
+            if call is None:
+                idle += 1
+                continue
+            idle = 0
+            self._slots -= 1
+            task = asyncio.ensure_future(self._run(call))
+            link.tasks[call.id] = task
+            task.add_done_callback(partial(self._answered, link, call.id))
+        for link in list(self._links):
+            link.flush()
+
+    def cancel(self, tasks: Iterable[asyncio.Future[Answer]]) -> None:
+        """Nobody waits for these answers any more."""
+        if self._cancels:
+            for task in tasks:
+                task.cancel()
+
+    def _answered(self, link: _Link, id: int, task: asyncio.Future[Answer]) -> None:
+        self._slots += 1
+        del link.tasks[id]
+        link.session.settle(id, CANCELLED if task.cancelled() else task.result())
+        self.start_calls()
+
+    def _drain(self, server: asyncio.Server) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        server.close()
+        for link in list(self._links):
+            link.drain()
+        if not self._links:
+            self._empty.set()
+
+
+class _Link(asyncio.Protocol):
+    """One connected gateway: its transport, its session, and the tasks of its running calls."""
+
+    def __init__(self, server: AsyncServer, session: Session) -> None:
+        self.session = session
+        self.tasks: dict[int, asyncio.Future[Answer]] = {}
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        channel = transport.get_extra_info("socket")
+        if channel is not None and channel.family != socket.AF_UNIX:
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._server.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            cancelled = self.session.receive(data, time.monotonic())
+        except WireError as error:
+            log("link broken", error=str(error))
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        self._server.cancel(self.tasks[id] for id in cancelled)
+        self._server.start_calls()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._transport = None
+        self.session.close()
+        self._server.cancel(self.tasks.values())
+        self._server.closed(self)
+
+    def drain(self) -> None:
+        """Tell the gateway to stop sending calls."""
+        self.session.drain()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the session owes; close the link when that was all."""
+        if self._transport is None:
+            return
+        data = self.session.take()
+        if data:
+            self._transport.write(data)
+        if self.session.finished:
+            self._transport.close()

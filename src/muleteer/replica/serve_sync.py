@@ -1,0 +1,163 @@
+"""The loop of a replica that works on one call at a time: blocking, in the main thread, without asyncio.
+
+Each turn takes what has arrived on every link, then runs one call. So CANCEL, DRAIN and a second gateway overtake what
+is queued, and a single caller pays three system calls a request.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+from muleteer.base.errors import WireError
+from muleteer.replica.answer import Answer
+from muleteer.replica.session import Call, Session
+from muleteer.telemetry.log import log
+
+_READ_BYTES = 256 * 1024
+
+
+class _Link:
+    """One connected gateway: its socket, its session, and what the socket did not take yet."""
+
+    def __init__(self, channel: socket.socket, session: Session) -> None:
+        self.channel = channel
+        self.session = session
+        self.unsent = b""
+
+
+class SyncServer:
+    """Serves until it was asked to drain and every link is finished.
+
+    Args:
+        listener: listening socket; links that nobody accepted before the end wait in it for the next process.
+        new_session: makes the session of a new link.
+        run: one call through the model; it never raises.
+    """
+
+    def __init__(
+        self, listener: socket.socket, *, new_session: Callable[[], Session], run: Callable[[Call], Answer]
+    ) -> None:
+        self._listener = listener
+        self._new_session = new_session
+        self._run = run
+        self._links: dict[int, _Link] = {}
+        self._turns: deque[_Link] = deque()  # links in the order in which they may run a call
+        self._poll = select.poll()
+        self._draining = False
+
+    def serve(self, announce: Callable[[], None]) -> None:
+        """Answer calls, after `announce()`. SIGTERM begins the drain. The listening socket stays open."""
+        wake, woken = socket.socketpair()
+        with wake, woken:
+            wake.setblocking(False)
+            woken.setblocking(False)
+            self._listener.setblocking(False)
+            self._poll.register(self._listener.fileno(), select.POLLIN)
+            self._poll.register(woken.fileno(), select.POLLIN)
+            previous = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+            signal.signal(signal.SIGTERM, lambda *_: None)  # the wake-up byte says it
+            try:
+                announce()
+                while self._links or not self._draining:
+                    self._turn(woken)
+            finally:
+                signal.set_wakeup_fd(previous)
+
+    def _turn(self, woken: socket.socket) -> None:
+        busy = any(link.session.waiting for link in self._turns)
+        for fd, events in self._poll.poll(0 if busy else None):
+            link = self._links.get(fd)
+            if link is not None:
+                if events & select.POLLOUT:
+                    self._flush(link)
+                if events & ~select.POLLOUT:
+                    self._read(link)
+            elif fd == woken.fileno():
+                if signal.SIGTERM in woken.recv(64):
+                    self._drain()
+            elif fd == self._listener.fileno():
+                self._accept()
+        self._run_one()
+
+    def _run_one(self) -> None:
+        for _ in range(len(self._turns)):
+            link = self._turns[0]
+            self._turns.rotate(-1)
+            if not link.session.waiting:
+                continue
+            call = link.session.next_call(time.monotonic())
+            if call is not None:
+                link.session.settle(call.id, self._run(call))
+            self._flush(link)
+            return
+
+    def _accept(self) -> None:
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:  # gone again, or taken, or no descriptors left: the next dial finds us
+            return
+        channel.setblocking(False)
+        if channel.family != socket.AF_UNIX:
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = _Link(channel, self._new_session())
+        self._links[channel.fileno()] = link
+        self._turns.append(link)
+        self._poll.register(channel.fileno(), select.POLLIN)
+
+    def _read(self, link: _Link) -> None:
+        try:
+            data = link.channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(link)
+            return
+        try:
+            link.session.receive(data, time.monotonic())  # a plain method cannot be cancelled while it runs
+        except WireError as error:
+            log("link broken", error=str(error))
+            self._close(link)
+            return
+        self._flush(link)
+
+    def _flush(self, link: _Link) -> None:
+        data = link.session.take()
+        if link.unsent:
+            data = link.unsent + data
+        if data:
+            try:
+                sent = link.channel.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._close(link)
+                return
+            if sent < len(data) or link.unsent:
+                link.unsent = data[sent:]
+                wanted = select.POLLIN | select.POLLOUT if link.unsent else select.POLLIN
+                self._poll.modify(link.channel.fileno(), wanted)
+        if link.session.finished and not link.unsent:
+            self._close(link)
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        self._poll.unregister(self._listener.fileno())
+        for link in list(self._links.values()):
+            link.session.drain()
+            self._flush(link)
+
+    def _close(self, link: _Link) -> None:
+        if self._links.pop(link.channel.fileno(), None) is not None:
+            self._turns.remove(link)
+            self._poll.unregister(link.channel.fileno())
+            link.session.close()
+            link.channel.close()

@@ -1,0 +1,186 @@
+"""One link as the replica sees it: bytes in, calls out; answers in, bytes out. Sans-IO; must not know models or loops.
+
+Laws, beyond those of `wire.connection`:
+1. A call is waiting, running or settled; each gets one terminal frame, and only `_finish` writes it.
+2. A call that expired, was cancelled or arrived after our DRAIN before it ran is refused, and was not run.
+3. What arrived before our DRAIN is answered. The link is finished when it is idle and the gateway drained or closed.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from muleteer.base.errors import WireError
+from muleteer.replica.answer import Answer, refusal
+from muleteer.wire.connection import Connection, ConnectionStatistics, Role, State
+from muleteer.wire.frames import Frame, FrameType, split_payload
+
+PROTOCOL = 1
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Payload of READY."""
+
+    backend: str
+    replica: str
+    pid: int
+    concurrency: int
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """One call. `id` is the wire's, `request_id` the client's; `expires_s` is a moment on the caller's clock."""
+
+    id: int
+    request_id: str
+    body: bytes
+    expires_s: float
+
+
+class _Hello(msgspec.Struct):
+    protocol: int
+    gateway: str = ""
+
+
+class _CallMeta(msgspec.Struct):
+    id: str = ""
+
+
+class SessionStatistics(msgspec.Struct, frozen=True):
+    """What `Session.statistics()` returns."""
+
+    waiting: int
+    running: int
+    draining: bool
+    connection: ConnectionStatistics
+
+
+_hello = msgspec.json.Decoder(_Hello)
+_call_meta = msgspec.json.Decoder(_CallMeta)
+_EXPIRED = refusal("expired_in_queue", "the deadline passed before the model was free")
+CANCELLED = refusal("cancelled", "the gateway took the call back")
+_DRAINING = refusal("draining", "the replica is stopping")
+
+
+class Session:
+    """The replica's end of one link.
+
+    Args:
+        ready: what READY tells the gateway.
+        payload_max: largest frame payload accepted, in bytes.
+    """
+
+    def __init__(self, ready: Ready, *, payload_max: int) -> None:
+        self._connection = Connection(Role.REPLICA, payload_max=payload_max)
+        self._ready = ready
+        self._waiting: dict[int, Call] = {}  # in order of arrival
+        self._running: set[int] = set()
+        self._draining = False
+        self._outgoing: list[bytes] = []
+
+    @property
+    def waiting(self) -> int:
+        """Calls that were not started yet."""
+        return len(self._waiting)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is owed any more: close the link once what `take` gave is written."""
+        peer = self._connection.peer_state
+        if peer is State.DEAD:
+            return True
+        idle = not self._connection.open_calls
+        return idle and (peer is State.DRAINED or (self._draining and peer is State.START))
+
+    def receive(self, data: bytes, now: float) -> list[int]:
+        """Take bytes from the gateway. Returns the ids of running calls that it wants cancelled.
+
+        Raises WireError: close the link; nothing more will be sent on it.
+        """
+        cancelled: list[int] = []
+        try:
+            for frame in self._connection.receive(data):
+                kind = frame.type
+                if kind is FrameType.CALL:
+                    self._accept(frame, now)
+                elif kind is FrameType.CANCEL:
+                    if self._waiting.pop(frame.id, None) is not None:
+                        self._finish(frame.id, CANCELLED)
+                    elif frame.id in self._running:
+                        cancelled.append(frame.id)
+                elif kind is FrameType.HELLO:
+                    self._greet(frame)
+        except WireError:
+            self.close()
+            raise
+        return cancelled
+
+    def next_call(self, now: float) -> Call | None:
+        """The oldest waiting call, now running; those whose budget is over are refused on the way."""
+        while self._waiting:
+            id = next(iter(self._waiting))
+            call = self._waiting.pop(id)
+            if call.expires_s > now:
+                self._running.add(id)
+                return call
+            self._finish(id, _EXPIRED)
+        return None
+
+    def settle(self, id: int, answer: Answer) -> None:
+        """The answer of a running call. Once the link is closed it goes nowhere."""
+        if id in self._running:
+            self._running.discard(id)
+            self._finish(id, answer)
+
+    def drain(self) -> None:
+        """Stop taking calls: DRAIN to the gateway, which it answers with its own or by closing."""
+        if not self._draining:
+            self._draining = True
+            if self._connection.state is State.OPEN:
+                self._send(FrameType.DRAIN)
+
+    def close(self) -> None:
+        """The link ended: what waits is forgotten, what runs is answered nowhere."""
+        self._connection.close()
+        self._waiting.clear()
+        self._running.clear()
+        self._outgoing.clear()
+
+    def take(self) -> bytes:
+        """The bytes to write, once."""
+        if not self._outgoing:
+            return b""
+        data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
+        self._outgoing.clear()
+        return data
+
+    def statistics(self) -> SessionStatistics:
+        """A frozen snapshot."""
+        return SessionStatistics(len(self._waiting), len(self._running), self._draining, self._connection.statistics())
+
+    def _greet(self, frame: Frame) -> None:
+        try:
+            hello = _hello.decode(frame.payload)
+        except msgspec.DecodeError as error:
+            raise WireError(f"HELLO is malformed: {error}") from None
+        if hello.protocol != PROTOCOL:
+            raise WireError(f"gateway {hello.gateway!r} speaks protocol {hello.protocol}, this replica {PROTOCOL}")
+        self._send(FrameType.READY, payload=msgspec.json.encode(self._ready))
+
+    def _accept(self, frame: Frame, now: float) -> None:
+        if self._draining:
+            self._finish(frame.id, _DRAINING)
+            return
+        meta, body = split_payload(frame.payload)
+        try:
+            request_id = _call_meta.decode(meta).id if meta else ""
+        except msgspec.DecodeError as error:
+            raise WireError(f"metadata of call {frame.id} is malformed: {error}") from None
+        self._waiting[frame.id] = Call(frame.id, request_id, body, now + frame.budget / 1000)
+
+    def _finish(self, id: int, answer: Answer) -> None:
+        self._outgoing.append(
+            self._connection.send(answer.kind, id=id, budget=answer.service_us, payload=answer.payload)
+        )
+
+    def _send(self, kind: FrameType, *, payload: bytes = b"") -> None:
+        self._outgoing.append(self._connection.send(kind, payload=payload))

@@ -1,0 +1,337 @@
+"""One process that is kept alive: its lives, its timers, its sockets. Must not know the other processes or shutdown.
+
+Every move goes through the table in `states`; what follows an end is decided by `policy`.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from muleteer.base.clock import Clock
+from muleteer.base.errors import UsageError, WireError
+from muleteer.base.limits import ABORT_DUMP_S, LEAVE_S
+from muleteer.supervise import events, messages
+from muleteer.supervise.channel import ChannelFull
+from muleteer.supervise.child import STARVED, Child, spawn
+from muleteer.supervise.loop import Loop, Timer
+from muleteer.supervise.output import LogFile, Output
+from muleteer.supervise.policy import RestartPolicy, Verdict
+from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus
+from muleteer.supervise.sockets import listen_unix, remove_socket
+from muleteer.supervise.states import Event, IllegalMove, State, next_state
+
+UNIX = "unix:"
+Request = messages.Abort | messages.Ensure | messages.Remove | messages.Retry
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What a kept process needs of its supervisor.
+
+    Attributes:
+        loop: where it watches and waits.
+        clock: monotonic seconds.
+        random: uniform in [0, 1).
+        logs: directory of logs.
+        given: sockets that were opened before the supervisor, by name.
+        emit: tells the person in the foreground.
+        on_change: the status is another now; called last, when all is consistent.
+        on_request: it asks for something about another process; raises WireError if it must not.
+    """
+
+    loop: Loop
+    clock: Clock
+    random: Callable[[], float]
+    logs: Path
+    given: Mapping[str, socket.socket]
+    emit: Callable[[events.Event], None]
+    on_change: Callable[[KeptProcess], None]
+    on_request: Callable[[KeptProcess, Request], None]
+
+
+class KeptProcess:
+    """One row of the supervisor's table. `start()` once; after STOPPED it is to be forgotten.
+
+    Attributes:
+        spec: as declared.
+        state: see `states`.
+        child: the present life, or None.
+    """
+
+    def __init__(self, spec: ProcessSpec, around: Surroundings) -> None:
+        self.spec = spec
+        self.state = State.STARTING
+        self.child: Child | None = None
+        self._around = around
+        self._since_s = around.clock.now()
+        self._policy = RestartPolicy(spec.starts_max, around.random)
+        self._log = LogFile(around.logs / f"{spec.id}.log")
+        self._listeners: dict[str, socket.socket] = {}
+        self._timers: list[Timer] = []
+        self._lives = 0
+        self._info: dict[str, object] = {}
+        self._last_exit: LastExit | None = None
+
+    def status(self) -> ProcessStatus:
+        """A frozen snapshot."""
+        return ProcessStatus(
+            id=self.spec.id,
+            state=self.state.value,
+            pid=None if self.child is None else self.child.pid,
+            restarts=max(0, self._lives - 1),
+            since_s=round(self._around.clock.now() - self._since_s, 3),
+            labels=self.spec.labels,
+            info=self._info,
+            last_exit=self._last_exit,
+        )
+
+    # orders
+
+    def start(self) -> None:
+        """Begin a life. Failing to is treated like a failed start."""
+        self._info = {}
+        try:
+            child = spawn(self.spec, self._open_sockets(), self._around.clock, self._make_output)
+        except (OSError, UsageError) as error:
+            self._could_not_start(error)
+            return
+        self.child = child
+        self._lives += 1
+        self._around.loop.watch(child.channel, self._on_control, self._on_writable)
+        self._around.loop.watch(child.output, self._on_output)
+        self._later(self.spec.ready_timeout_s, self._on_ready_timeout)
+        self._around.emit(events.Started(self.spec.id, child.pid, self._lives - 1, self.spec.labels))
+        self._around.on_change(self)
+
+    def stop(self, *, quick: bool = False) -> None:
+        """SIGTERM, grace, SIGKILL; `quick`: SIGKILL. Ends in STOPPED; asking again changes nothing but `quick`."""
+        first = self.state is not State.STOPPING
+        self._move(Event.STOP)
+        child = self.child
+        if child is None:
+            self._gone()
+            return
+        if first:
+            self._around.on_change(self)
+        if quick:
+            child.kill()
+        elif first:
+            child.send_signal(signal.SIGTERM)
+            self._later(self.spec.grace_s, child.kill)
+
+    def abort(self, pid: int, reason: str) -> None:
+        """Dump its stacks and kill it, if it still is that pid."""
+        if self.child is not None and self.child.pid == pid:
+            self._doom(reason, "", dump=True)
+
+    def retry(self) -> None:
+        """Start afresh what is FAILED or waits in BACKOFF; anything else is left alone."""
+        if self.state in {State.FAILED, State.BACKOFF}:
+            self._policy.forgive()
+            self._again(Event.RETRY)
+
+    def send(self, message: Any) -> None:
+        """A control message, if it is alive. One that does not read them is killed."""
+        child = self.child
+        if child is None or not child.channel.open:
+            return
+        try:
+            child.channel.send(message)
+        except ChannelFull as error:
+            self._doom("hung", str(error), dump=True)
+        self._around.loop.want_write(child.channel, child.channel.unsent > 0)
+
+    # the end of a life, in three steps of the reaper
+
+    def before_reaping(self) -> None:
+        """It is dead, its number still belongs to it: end its group, read what it left."""
+        child = self._child()
+        child.kill()
+        for message in child.channel.receive_rest():
+            self._take(child, message)
+        child.output.read_rest()
+
+    def after_reaping(self, code: int | None, number: int | None, *, oom: bool) -> None:
+        """Settle this life and decide what follows."""
+        child = self._child()
+        self._bury(child)
+        self._last_exit = child.last_exit(code, number, stopped=self.state is State.STOPPING, oom=oom)
+        self._around.emit(events.Exited(self.spec.id, self._last_exit))
+        if self.state is State.STOPPING:
+            self._move(Event.GONE)
+            self._gone()
+        elif child.ready_s is not None:
+            self._follow(self._policy.died_ready(self._around.clock.now() - child.ready_s))
+        else:
+            self._follow(self._policy.start_failed())
+
+    def abandon(self) -> None:
+        """Leave no trace, ask nothing: the supervisor itself fails. The caller reaps."""
+        child = self.child
+        if child is not None:
+            child.kill()
+            self._bury(child)
+        self._close()
+
+    # what follows
+
+    def _follow(self, verdict: Verdict) -> None:
+        if verdict.event is Event.AGAIN:
+            self._again(Event.AGAIN)
+            return
+        self._move(verdict.event)
+        if verdict.event is Event.PAUSE:
+            self._later(verdict.pause_s, lambda: self._again(Event.RESUME))
+            self._around.emit(events.Backoff(self.spec.id, verdict.pause_s, self._policy.failed_starts))
+        elif self._last_exit is not None:
+            self._around.emit(events.Failed(self.spec.id, self._policy.failed_starts, self._last_exit))
+        self._around.on_change(self)
+
+    def _again(self, event: Event) -> None:
+        self._cancel_timers()
+        self._move(event)
+        self.start()
+
+    def _could_not_start(self, error: OSError | UsageError) -> None:
+        starved = isinstance(error, OSError) and error.errno in STARVED
+        self._last_exit = LastExit(reason="spawn_failed", message=str(error))
+        self._around.emit(events.Exited(self.spec.id, self._last_exit))
+        self._follow(self._policy.starved() if starved else self._policy.start_failed())
+
+    def _gone(self) -> None:
+        self._close()
+        self._around.emit(events.Stopped(self.spec.id))
+        self._around.on_change(self)
+
+    def _doom(self, reason: str, message: str, *, dump: bool) -> None:
+        child = self.child
+        if child is None or child.doomed is not None:
+            return
+        child.doomed = (reason, message)
+        if dump:
+            child.send_signal(signal.SIGABRT)
+            self._later(ABORT_DUMP_S, child.kill)
+        else:
+            child.kill()
+
+    # what it says
+
+    def _on_control(self) -> None:
+        child = self._child()
+        try:
+            received = child.channel.receive()
+        except WireError as error:
+            self._broke_protocol(child, error)
+            return
+        for message in received:
+            self._take(child, message)
+        if not child.channel.open:
+            self._around.loop.forget(child.channel)
+            self._later(LEAVE_S, lambda: self._doom("protocol", "closed its control channel and stayed", dump=True))
+
+    def _take(self, child: Child, raw: dict[str, Any]) -> None:
+        if child.doomed is not None and child.doomed[0] == "protocol":
+            return
+        try:
+            message = messages.parse(raw)
+            if isinstance(message, messages.Stage):
+                self._around.emit(events.Stage(self.spec.id, message.stage, message.seconds))
+            elif isinstance(message, messages.Ready):
+                self._on_ready(child, message)
+            elif isinstance(message, messages.Failed):
+                child.said = (message.reason, message.message)
+                self._later(LEAVE_S, child.kill)
+            elif isinstance(message, messages.Notice):
+                self._around.emit(events.Notice(self.spec.id, message.text))
+            else:
+                self._around.on_request(self, message)
+        except WireError as error:
+            self._broke_protocol(child, error)
+
+    def _broke_protocol(self, child: Child, error: Exception) -> None:
+        self._around.emit(events.Notice(self.spec.id, f"broke the control protocol and is killed: {error}"))
+        self._around.loop.forget(child.channel)
+        child.channel.close()
+        self._doom("protocol", str(error), dump=False)
+
+    def _on_ready(self, child: Child, message: messages.Ready) -> None:
+        if child.doomed is not None:
+            return  # too late, its SIGKILL is under way
+        try:
+            self._move(Event.READY)
+        except IllegalMove as error:
+            raise WireError(str(error)) from None
+        child.ready_s = self._around.clock.now()
+        self._info = message.info
+        self._around.emit(events.Ready(self.spec.id, child.ready_s - child.started_s, message.info))
+        self._around.on_change(self)
+
+    def _on_ready_timeout(self) -> None:
+        if self.state is State.STARTING:
+            self._doom("ready_timeout", f"was not ready after {self.spec.ready_timeout_s:g} s", dump=True)
+
+    def _on_output(self) -> None:
+        child = self._child()
+        if child.output.read() < 0:  # it closed both; the process may go on in silence
+            self._around.loop.forget(child.output)
+
+    def _on_writable(self) -> None:
+        channel = self._child().channel
+        channel.flush()
+        self._around.loop.want_write(channel, channel.unsent > 0)
+
+    # keeping
+
+    def _move(self, event: Event) -> None:
+        follows = next_state(self.state, event)
+        if follows is not self.state:
+            self.state = follows
+            self._since_s = self._around.clock.now()
+
+    def _child(self) -> Child:
+        assert self.child is not None, "only called while there is one"
+        return self.child
+
+    def _open_sockets(self) -> dict[str, socket.socket]:
+        sockets = {}
+        for name, address in self.spec.sockets.items():
+            if address.startswith(UNIX):
+                if name not in self._listeners:
+                    self._listeners[name] = listen_unix(address.removeprefix(UNIX))
+                sockets[name] = self._listeners[name]
+            elif address in self._around.given:
+                sockets[name] = self._around.given[address]
+            else:
+                raise UsageError(f"the supervisor holds no socket {address!r}")
+        return sockets
+
+    def _make_output(self, fd: int) -> Output:
+        return Output(fd, self._log, lambda text: self._around.emit(events.Output(self.spec.id, text)))
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timers.append(self._around.loop.after(seconds, call))
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _bury(self, child: Child) -> None:
+        self.child = None
+        self._cancel_timers()
+        self._around.loop.forget(child.channel)
+        self._around.loop.forget(child.output)
+        child.close()
+
+    def _close(self) -> None:
+        self._cancel_timers()
+        self._log.close()
+        for name, listener in self._listeners.items():
+            listener.close()
+            remove_socket(self.spec.sockets[name].removeprefix(UNIX))
+        self._listeners.clear()

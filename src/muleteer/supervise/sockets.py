@@ -1,0 +1,94 @@
+"""Listening sockets, made before any child needs them. Must not know what is spoken on them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+
+from muleteer.base.errors import PortInUseError, UsageError
+from muleteer.base.limits import LISTEN_BACKLOG
+
+UNIX_PATH_BYTES_MAX = 107
+"""What the kernel's `sun_path` holds, less its end."""
+
+
+def listen_unix(path: str) -> socket.socket:
+    """A listening socket at `path`, mode 0600; a stale socket there is removed first.
+
+    Raises UsageError where the path is too long or something else than a socket lies there, OSError for the rest.
+    """
+    length = len(os.fsencode(path))
+    if length > UNIX_PATH_BYTES_MAX:
+        raise UsageError(
+            f"the socket path {path} has {length} bytes, the system allows {UNIX_PATH_BYTES_MAX}: "
+            "choose a shorter run directory"
+        )
+    remove_socket(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(listener.fileno(), 0o600)  # bind makes the file with the socket's own mode: never open to others
+        listener.bind(path)
+        listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"{path} exists and is not a socket") from None
+        raise
+    return listener
+
+
+def remove_socket(path: str) -> None:
+    """Remove `path` if it is a socket. Never raises: what is gone is gone, what stays makes the next bind say so."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)  # noqa: PTH108
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. `host`: a name, an IPv4 or an IPv6 address (`::` takes both); port 0 picks a free one.
+
+    Raises PortInUseError that says who holds the port, UsageError where host or port cannot be used.
+    """
+    family, address = _resolve(host, port)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
+        listener.bind(address)
+        listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _told(error, host, port) from None
+    return listener
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare:
+        raise UsageError("the host to listen on is empty: 127.0.0.1 is this machine only, 0.0.0.0 every address")
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port} does not exist: 0 to 65535")
+    try:
+        found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise UsageError(f"cannot listen on host {host!r}: {why}") from None
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)  # `localhost` means 127.0.0.1 to most clients
+    family, _, _, _, address = found[0]
+    return family, address  # type: ignore[return-value]
+
+
+def _told(error: OSError, host: str, port: int) -> UsageError:
+    if error.errno == errno.EADDRINUSE:
+        from muleteer.supervise.holders import who_listens
+
+        return PortInUseError(f"port {port} on {host} is in use by {who_listens(port)}: stop it or choose another port")
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return UsageError(f"port {port} needs a privilege that this user has not: choose one from 1024 up")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return UsageError(f"{host} is not an address of this machine")
+    return UsageError(f"cannot listen on {host} port {port}: {error.strerror}")

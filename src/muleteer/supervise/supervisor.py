@@ -1,0 +1,260 @@
+"""The parent of every process: the table, the reaper, shutdown. Must not know models or HTTP, and runs no user code."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from muleteer.base.clock import Clock, MonotonicClock
+from muleteer.base.errors import WireError
+from muleteer.supervise import events, messages
+from muleteer.supervise.child import become_subreaper
+from muleteer.supervise.kept import KeptProcess, Request, Surroundings
+from muleteer.supervise.loop import Loop
+from muleteer.supervise.oom import OomWitness, counter_files
+from muleteer.supervise.orphans import children_of, kill_orphans
+from muleteer.supervise.process import ProcessSpec
+from muleteer.supervise.rundir import RunDirectory
+from muleteer.supervise.states import State
+
+CONTROLLER = "controller"
+"""The only id that may ensure, remove and retry, and that is told of every change."""
+
+SUPERVISOR = "supervisor"
+"""The id of notices of our own."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")  # names a file; longer than any name of a backend
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ONE_SIGNAL_S = 0.2  # `timeout` and some shells send the same signal twice: to the process and to its group
+
+
+class SupervisorStatistics(msgspec.Struct, frozen=True):
+    """What `Supervisor.statistics()` returns. `states`: processes by state; the rest is counted since the start."""
+
+    states: dict[str, int]
+    reaped: int
+    orphans_reaped: int
+
+
+def _nobody(_event: events.Event) -> None:
+    """For a supervisor without a foreground."""
+
+
+class Supervisor:
+    """Keeps processes alive until it is told to stop.
+
+    Args:
+        run_dir: open, its lock held; closed at the end of `run()`.
+        processes: kept from the start (controller, gateway); the controller asks for more.
+        sockets: listening sockets by the name under which `ProcessSpec.sockets` may ask for them; ours from now on.
+        on_event: told what the person in the foreground may want to see. Must not block. An OSError from it (the
+            terminal is gone) silences it for good.
+        clock: monotonic seconds.
+        chance: uniform in [0, 1), for the jitter of pauses.
+        oom: tells an OOM kill from others; None reads this machine's counters.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDirectory,
+        processes: Sequence[ProcessSpec],
+        *,
+        sockets: Mapping[str, socket.socket] | None = None,
+        on_event: Callable[[events.Event], None] = _nobody,
+        clock: Clock | None = None,
+        chance: Callable[[], float] = random.random,
+        oom: OomWitness | None = None,
+    ) -> None:
+        self._run_dir = run_dir
+        self._initial = tuple(processes)
+        self._given = dict(sockets or {})
+        self._on_event = on_event
+        self._clock = clock or MonotonicClock()
+        self._oom = oom or OomWitness(counter_files())
+        self._loop = Loop(self._clock)
+        self._around = Surroundings(
+            self._loop,
+            self._clock,
+            chance,
+            run_dir.logs,
+            self._given,
+            self._emit,
+            self._on_change,
+            self._on_request,
+        )
+        self._table: dict[str, KeptProcess] = {}
+        self._stopping_since: float | None = None
+        self._quick = False
+        self._exit_status = 0
+        self._reaped = 0
+        self._orphans_reaped = 0
+
+    def run(self) -> int:
+        """Keep everything alive until SIGTERM, SIGINT, SIGHUP or `stop()`; returns the exit status.
+
+        0 after an orderly stop, 1 if a second signal cut it short. No child and no socket is left, whatever happens.
+        Takes over the signals of this process; to be called in its main thread, with no other thread running.
+        """
+        from setproctitle import setproctitle
+
+        setproctitle(f"muleteer: supervisor {self._run_dir.path}")
+        become_subreaper()
+        strangers = children_of(os.getpid())
+        self._loop.open((signal.SIGCHLD, *filter(_not_ignored, _STOP_SIGNALS)), self._on_signal)
+        try:
+            for spec in self._initial:
+                self._ensure(spec)
+            while True:
+                if self._stopping_since is not None:
+                    self._go_on_stopping()
+                if not self._table:
+                    return self._exit_status
+                self._loop.turn()
+        finally:
+            for process in self._table.values():
+                process.abandon()
+            kill_orphans(strangers)
+            self._loop.close()
+            self._close_given()
+            self._run_dir.close()
+
+    def stop(self, cause: str, exit_status: int = 0) -> None:
+        """Begin the orderly stop, lower ranks first; a second time: kill what is left. `on_event` may call it."""
+        if self._stopping_since is None:
+            self._exit_status = exit_status
+            self._stopping_since = self._clock.now()
+            self._close_given()  # a port closes when its last holder closes: now that is up to the gateways alone
+        else:
+            self._exit_status = self._exit_status or 1
+            self._quick = True
+        self._emit(events.ShutDown(cause, self._quick))
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Run `call` once in a turn of `run()`, `seconds` from now or later. It must not block; `on_event` may ask."""
+        self._loop.after(seconds, call)
+
+    def statistics(self) -> SupervisorStatistics:
+        """A frozen snapshot."""
+        states: dict[str, int] = {}
+        for process in self._table.values():
+            states[process.state.value] = states.get(process.state.value, 0) + 1
+        return SupervisorStatistics(states, self._reaped, self._orphans_reaped)
+
+    # signals
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGCHLD:
+            self._reap()
+            return
+        since = self._stopping_since
+        if since is None or self._clock.now() - since > _ONE_SIGNAL_S:
+            self.stop(number.name)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            process = self._of_pid(dead.si_pid)
+            if process is not None:
+                process.before_reaping()
+            os.waitpid(dead.si_pid, 0)
+            oom = self._oom.saw_kill(self._clock.now())
+            if process is None:
+                self._orphans_reaped += 1
+                continue
+            self._reaped += 1
+            if dead.si_code == os.CLD_EXITED:
+                process.after_reaping(dead.si_status, None, oom=oom)
+            else:
+                process.after_reaping(None, dead.si_status, oom=oom)
+
+    def _of_pid(self, pid: int) -> KeptProcess | None:
+        for process in self._table.values():
+            if process.child is not None and process.child.pid == pid:
+                return process
+        return None
+
+    # the table
+
+    def _ensure(self, spec: ProcessSpec) -> None:
+        if not _ID.fullmatch(spec.id):
+            raise WireError(f"process id {spec.id!r} is not allowed")
+        if not spec.argv:
+            raise WireError(f"process {spec.id} has no program to run")
+        if spec.id not in self._table:
+            process = self._table[spec.id] = KeptProcess(spec, self._around)
+            process.start()
+
+    def _on_change(self, process: KeptProcess) -> None:
+        if process.state is State.STOPPED:
+            del self._table[process.spec.id]
+        controller = self._table.get(CONTROLLER)
+        if controller is None:
+            return
+        if process is controller and controller.state is State.STARTING:
+            controller.send(messages.ProcessesMessage([kept.status() for kept in self._table.values()]))
+        else:
+            controller.send(messages.ProcessMessage(process.status()))
+
+    def _on_request(self, sender: KeptProcess, request: Request) -> None:
+        if isinstance(request, messages.Abort):
+            self._abort(sender, request)
+            return
+        if sender.spec.id != CONTROLLER:
+            raise WireError(f"only the controller may ask for {type(request).__name__.lower()}")
+        if self._stopping_since is not None:
+            return  # everything goes, in its order
+        if isinstance(request, messages.Ensure):
+            self._ensure(request.process)
+            return
+        process = self._table.get(request.process)
+        if process is None:
+            return  # gone meanwhile; the controller has been told, or is about to read it
+        if isinstance(request, messages.Remove):
+            process.stop()
+        else:
+            process.retry()
+
+    def _abort(self, sender: KeptProcess, request: messages.Abort) -> None:
+        process = self._table.get(request.process)
+        if process is not None:
+            process.abort(request.pid, request.reason)
+        elif sender.spec.id != CONTROLLER and CONTROLLER in self._table:
+            self._table[CONTROLLER].send(request)  # a replica that another engine started
+
+    # the end
+
+    def _go_on_stopping(self) -> None:
+        while self._table:
+            lowest = min(process.spec.stop_rank for process in self._table.values())
+            for process in tuple(self._table.values()):
+                if self._quick or (process.spec.stop_rank == lowest and process.state is not State.STOPPING):
+                    process.stop(quick=self._quick)
+            if any(process.spec.stop_rank == lowest for process in self._table.values()):
+                return  # their ends are awaited; a rank without a living process is gone already
+
+    def _close_given(self) -> None:
+        for listener in self._given.values():
+            listener.close()
+        self._given.clear()
+
+    def _emit(self, event: events.Event) -> None:
+        try:
+            self._on_event(event)
+        except OSError:
+            self._on_event = _nobody
+
+
+def _not_ignored(number: signal.Signals) -> bool:
+    """Under `nohup` SIGHUP is ignored, and stays so."""
+    return number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN

@@ -1,0 +1,52 @@
+"""A gateway's control socket as a test needs it: takes every snapshot, or refuses, or keeps silent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from muleteer.wire.lines import LineDecoder, encode_line
+
+
+class GatewayPeer:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.snapshots: list[dict[str, Any]] = []
+        self.answer = "applied"
+        self.held: asyncio.Event | None = None
+        self.statistics: dict[str, Any] = {}
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def close(self) -> None:
+        """As if killed: the socket's file stays, every connection ends."""
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    def replicas(self, backend: str) -> list[str]:
+        """Ids that the last snapshot names for `backend`."""
+        found = next(row for row in self.snapshots[-1]["backends"] if row["name"] == backend)
+        return [row["id"] for row in found["replicas"]]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        decoder = LineDecoder()
+        while data := await reader.read(65536):
+            for message in decoder.feed(data):
+                writer.write(encode_line(await self._answer(message)))
+        self._writers.discard(writer)
+        writer.close()
+
+    async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["type"] == "statistics":
+            return {"type": "statistics", "statistics": self.statistics}
+        if self.held is not None:
+            await self.held.wait()
+        self.snapshots.append(message["snapshot"])
+        if self.answer == "applied":
+            return {"type": "applied", "revision": message["snapshot"]["revision"]}
+        return {"type": "refused", "error": self.answer}

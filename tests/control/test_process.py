@@ -1,0 +1,183 @@
+"""The controller as a process: real supervisor, real replicas, real kills, the admin API on its real socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from tests.engine.supervised import run_directory, supervised
+
+MODEL = "class Model:\n    version = 1\n    def predict(self, x: int):\n        return x\n"
+
+
+class Admin(http.client.HTTPConnection):
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__("muleteer", timeout=5)
+        self.path = str(run_dir / "admin.sock")
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Server:
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def ask(self, method: str, path: str, **headers: str) -> tuple[int, Any]:
+        connection = Admin(self.run_dir)
+        try:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        code, status = self.ask("GET", "/v1/status")
+        assert code == 200
+        return status
+
+    def until(self, holds: Callable[[dict[str, Any]], Any], timeout_s: float = 30.0) -> dict[str, Any]:
+        """The first status for which `holds`; a controller that is being restarted is waited for."""
+        give_up = time.monotonic() + timeout_s
+        last: object = None
+        while time.monotonic() < give_up:
+            try:
+                last = self.status()
+                if holds(last):
+                    return last
+            except (OSError, http.client.HTTPException) as error:
+                last = error
+            time.sleep(0.05)
+        raise AssertionError(f"not in {timeout_s} s: {last}")
+
+    def pids(self) -> dict[str, int]:
+        return {row["id"]: row["pid"] for row in self.status()["backends"][0]["replicas"]}
+
+    def until_another_controller(self, pid: int) -> dict[str, Any]:
+        return self.until(lambda status: is_ready(status) and controller(status)["pid"] != pid, timeout_s=5.0)
+
+
+@contextmanager
+def serving(source: str = MODEL, **settings: Any) -> Iterator[Server]:
+    with run_directory() as run_dir:
+        (run_dir / "m.py").write_text(source)
+        backend = BackendSpec(
+            name="m", target="m.py:Model", base_dir=str(run_dir), settings=BackendSettings(**settings)
+        )
+        declared = Declared(
+            server=ServerSettings(run_dir=str(run_dir), reload=True),
+            backends=(backend,),
+            endpoints=(EndpointSpec(name="m", route="/m", traffic={"m": 1.0}),),
+        )
+        (run_dir / "declared.json").write_bytes(msgspec.json.encode(declared))
+        config = msgspec.json.encode({"run_dir": str(run_dir)}).decode()
+        with supervised(run_dir, "-m", "muleteer.control", config):
+            yield Server(run_dir)
+
+
+def controller(status: dict[str, Any]) -> dict[str, Any]:
+    (row,) = [row for row in status["processes"] if row["id"] == "controller"]
+    return row
+
+
+def is_ready(status: dict[str, Any]) -> bool:
+    return status["backends"][0]["state"] == "ready"
+
+
+def test_a_killed_controller_comes_back_and_adopts() -> None:
+    with serving(replicas=2) as server:
+        status = server.until(is_ready)
+        pids = server.pids()
+        for kills in (1, 2, 3):
+            pid = controller(status)["pid"]
+            os.kill(pid, signal.SIGKILL)
+            status = server.until_another_controller(pid)
+            assert server.pids() == pids
+            row = controller(status)
+            assert (row["restarts"], row["last_exit"]["signal"]) == (kills, "SIGKILL")
+
+
+def test_a_killed_replica_comes_back_under_its_name_and_address() -> None:
+    with serving() as server:
+        (before,) = server.until(is_ready)["backends"][0]["replicas"]
+        os.kill(before["pid"], signal.SIGKILL)
+        (after,) = server.until(
+            lambda status: is_ready(status) and status["backends"][0]["replicas"][0]["restarts"] == 1
+        )["backends"][0]["replicas"]
+        assert (after["id"], after["address"]) == (before["id"], before["address"])
+        assert after["pid"] != before["pid"]
+        assert (after["last_exit"]["reason"], after["last_exit"]["signal"]) == ("killed", "SIGKILL")
+        assert after["rss_bytes"] is None or after["rss_bytes"] > 2**20
+
+
+def test_a_reload_with_real_processes() -> None:
+    with serving() as server:
+        before = server.until(is_ready)["backends"][0]
+        (server.run_dir / "m.py").write_text(MODEL.replace("version = 1", "version = 2"))
+        after = server.until(
+            lambda status: status["backends"][0]["generation"] == 2 and len(status["backends"][0]["replicas"]) == 1
+        )["backends"][0]
+        assert after["replicas"][0]["id"] == "m-2"
+        assert not Path(before["replicas"][0]["address"].removeprefix("unix:")).exists()
+        assert not Path(f"/proc/{before['replicas'][0]['pid']}").exists()
+        (server.run_dir / "m.py").write_text("class Model(")
+        broken = server.until(lambda status: status["backends"][0]["reason"])["backends"][0]
+        assert broken["state"] == "ready"
+        assert "SyntaxError" in broken["reason"] or "never closed" in broken["reason"]
+        assert broken["replicas"][0]["pid"] == after["replicas"][0]["pid"]
+
+
+def test_the_admin_api_refuses_what_it_should() -> None:
+    with serving() as server:
+        server.until(is_ready)
+        assert server.ask("GET", "/v1/health") == (200, {"ok": True, "problems": {}})
+        assert server.ask("POST", "/v1/backends/m/retry") == (200, {"retried": []})
+        for method, path in (("GET", "/v1/status"), ("POST", "/v1/backends/m/retry")):
+            code, answer = server.ask(method, path, Origin="http://muleteer")
+            assert (code, answer["code"]) == (403, "foreign_origin")
+        assert server.ask("POST", "/v1/backends/nobody/retry")[0] == 404
+        for name in ("..", "%2e%2e", "a%20b", "-x", "a" * 129):
+            code, answer = server.ask("POST", f"/v1/backends/{name}/retry")
+            assert (code, answer["code"]) in {(400, "bad_name"), (404, "not_found")}, name
+        assert server.ask("GET", "/v1/backends/m/retry")[0] == 405
+        assert server.ask("GET", "/nowhere")[1]["code"] == "not_found"
+
+
+def test_the_controller_stops_quickly_and_cleanly() -> None:
+    with serving() as server:
+        pid = controller(server.until(is_ready))["pid"]
+        os.kill(pid, signal.SIGTERM)
+        last_exit = controller(server.until_another_controller(pid))["last_exit"]
+        assert (last_exit["code"], last_exit["signal"]) == (0, None)
+
+
+@pytest.mark.parametrize("arguments", [[], ['{"run_dir": "/nowhere"}']])
+def test_started_by_hand_it_says_so(arguments: list[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MULETEER_FDS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "muleteer.control", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 2
+    assert "muleteer serve" in done.stderr

@@ -1,0 +1,169 @@
+"""Real replicas for tests: the supervisor's end of the control channel, and a gateway's end of a link."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from muleteer.wire.connection import Connection, Role
+from muleteer.wire.frames import FrameType, join_payload, split_payload
+from muleteer.wire.lines import LineDecoder
+
+DEADLINE_S = 20.0
+PAYLOAD_MAX = 64 * 1024 * 1024
+
+
+class Link:
+    """The gateway's end of one link, blocking, with every frame kept that arrived."""
+
+    def __init__(self, path):
+        self.channel = socket.socket(socket.AF_UNIX)
+        self.channel.settimeout(DEADLINE_S)
+        self.channel.connect(path)
+        self.connection = Connection(Role.GATEWAY, payload_max=PAYLOAD_MAX)
+        self.frames = []
+        self.ids = 0
+
+    def send(self, kind, **fields):
+        self.channel.sendall(self.connection.send(kind, **fields))
+
+    def greet(self):
+        self.send(FrameType.HELLO, payload=b'{"protocol":1,"gateway":"gateway-0"}')
+        return json.loads(self.wait_for(lambda frame: frame.type is FrameType.READY).payload)
+
+    def call_bytes(self, value, *, budget_ms=10_000, raw=None):
+        self.ids += 1
+        body = json.dumps(value).encode() if raw is None else raw
+        payload = join_payload(json.dumps({"id": f"r{self.ids}"}).encode(), body)
+        return self.ids, self.connection.send(FrameType.CALL, id=self.ids, budget=budget_ms, payload=payload)
+
+    def call(self, value, **how):
+        id, data = self.call_bytes(value, **how)
+        self.channel.sendall(data)
+        return id
+
+    def cancel(self, id):
+        self.send(FrameType.CANCEL, id=id)
+
+    def read(self):
+        """One read. False at the end of the stream."""
+        data = self.channel.recv(65536)
+        if data:
+            self.frames += self.connection.receive(data)
+        return bool(data)
+
+    def wait_for(self, wanted):
+        """The first frame, of all that arrived, that `wanted` accepts; it is taken out."""
+        while True:
+            for frame in self.frames:
+                if wanted(frame):
+                    self.frames.remove(frame)
+                    return frame
+            assert self.read(), f"the link ended; left over: {self.frames}"
+
+    def outcome(self, id):
+        """(value, None) of a REPLY, (None, payload) of an ERROR."""
+        frame = self.wait_for(lambda frame: frame.id == id)
+        if frame.type is FrameType.REPLY:
+            return json.loads(split_payload(frame.payload)[1]), None
+        assert frame.type is FrameType.ERROR
+        return None, json.loads(frame.payload)
+
+    def ask(self, value=None, **how):
+        return self.outcome(self.call(value, **how))
+
+    def wait_for_end(self):
+        while self.read():
+            pass
+
+    def close(self):
+        self.channel.close()
+
+
+class Replica:
+    """A running `python -m muleteer.replica`."""
+
+    def __init__(self, folder, target, *, env=None, **config):
+        self.folder = folder
+        self.sockets = tempfile.mkdtemp(prefix="mt-")  # a short path: they end at 107 bytes
+        self.address = f"{self.sockets}/s"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.address)
+        self.listener.listen(16)
+        self.control, theirs = socket.socketpair()
+        self.control.settimeout(DEADLINE_S)
+        self.messages = []
+        self.lines = LineDecoder()
+        self.stderr_path = Path(self.sockets, "stderr")
+        settings = {"backend": "m", "replica": "m-0", "target": target, "base_dir": str(folder), **config}
+        numbers = {"control": theirs.fileno(), "link": self.listener.fileno()}
+        with theirs, self.stderr_path.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "muleteer.replica", json.dumps(settings)],
+                env={**os.environ, **(env or {}), "MULETEER_FDS": json.dumps(numbers)},
+                pass_fds=list(numbers.values()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd="/",
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def wait_message(self, kind):
+        """The first control message of a type; it stays in `messages`."""
+        while True:
+            for message in self.messages:
+                if message["type"] == kind:
+                    return message
+            data = self.control.recv(65536)
+            assert data, f"the replica ended without {kind!r}: {self.messages}\n{self.stderr()}"
+            self.messages += self.lines.feed(data)
+
+    def wait_ready(self):
+        return self.wait_message("ready")["info"]
+
+    def link(self):
+        link = Link(self.address)
+        link.greet()
+        return link
+
+    def stderr(self):
+        return self.stderr_path.read_text(errors="replace")
+
+    def wait_stderr(self, text):
+        wait_until(lambda: text in self.stderr(), lambda: self.stderr())
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait_exit(self):
+        return self.process.wait(DEADLINE_S)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.control.close()
+        self.listener.close()
+        with contextlib.suppress(OSError):
+            for path in Path(self.sockets).iterdir():
+                path.unlink()
+            Path(self.sockets).rmdir()
+
+
+def wait_until(condition, say=lambda: "condition"):
+    """Poll an outside fact until it is true."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, say()
+        time.sleep(0.005)
