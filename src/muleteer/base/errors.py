@@ -17,6 +17,8 @@ MuleteerError
     ├── AlreadyRunningError     the run directory is locked by a live supervisor
     ├── NotRunningError         there is no live supervisor in the run directory
     ├── StartupFailedError      the server came up, but a model cannot be served
+    ├── StateError              the stored state cannot be read or changed; nothing was half done
+    │   └── ConflictError       it was changed by another in between
     └── UsageErrors             several of these at once
 
 A class of the RequestError tree is one `code`. `CODES` lists them all, so a test can prove that the mapping is total
@@ -297,6 +299,18 @@ class StartupFailedError(UsageError):
     """The server came up but a model cannot be served; nothing is left running."""
 
     exit_status = 6
+
+
+class StateError(UsageError):
+    """The stored state cannot be read or changed; what runs is not affected, and nothing was half done."""
+
+    exit_status = 7
+
+
+class ConflictError(StateError):
+    """The declared state is no longer the one that the change was made for."""
+
+    exit_status = 8
 
 
 class UsageErrors(UsageError):

@@ -57,7 +57,7 @@ def _as_json(resolved: Sequence[Resolved]) -> str:
     settings = [
         {
             "name": each.setting.name,
-            "value": each.value,
+            "value": show_value(each.setting, each.value) if each.setting.secret else each.value,
             "default": each.setting.default,
             "origin": each.origin,
             "flag": each.setting.flag,

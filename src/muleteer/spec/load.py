@@ -7,19 +7,21 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from muleteer.base.errors import SpecError
 from muleteer.spec.nearest import did_you_mean
-from muleteer.spec.run_dir import complete_run_dir, default_run_dir
+from muleteer.spec.run_dir import complete_run_dir, default_run_dir, default_state_dir
 from muleteer.spec.settings import SETTINGS, BackendSettings, ServerSettings, Setting
 from muleteer.spec.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 PREFIX = "MULETEER_"
 _COMPARE = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_PRINTABLE = re.compile(r"[!-~]+")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -73,7 +75,7 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Setti
                 problems.append(SpecError(f"{origin}: {error}"))
                 value = setting.default
         values[setting.name] = Resolved(setting, value, origin)
-    _complete_run_dir(values, environ, problems)
+    _complete_directories(values, environ, problems)
     return Settings(values), problems
 
 
@@ -84,9 +86,7 @@ def read_value(setting: Setting, text: str) -> Any:
     if setting.type is bool:
         return _parse_bool(text)
     if setting.type is str:
-        if not text:
-            raise ValueError("must not be empty")
-        return text
+        return _check_text(setting, text)
     value: float
     if setting.kind == "seconds":
         value = parse_seconds(text)
@@ -105,6 +105,8 @@ def show_value(setting: Setting, value: Any) -> str:
     """`value` as one would write it: `64MiB`, `30s`, `on`."""
     if value is None:
         return "off"
+    if setting.secret:
+        return "***"
     if setting.type is bool:
         return "on" if value else "off"
     if setting.kind == "seconds":
@@ -116,11 +118,22 @@ def show_value(setting: Setting, value: Any) -> str:
 
 def describe_bounds(setting: Setting) -> str:
     """`at least 1 and at most 1024`, or nothing for an unbounded setting."""
-    words = {"ge": "at least", "gt": "more than", "le": "at most"}
-    return " and ".join(f"{words[key]} {bound}" for key, bound in setting.bounds.items())
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "min_length": "at least", "max_length": "at most"}
+    bounds = " and ".join(f"{words[key]} {bound}" for key, bound in setting.bounds.items())
+    return f"{bounds} characters" if "min_length" in setting.bounds else bounds
 
 
-def _complete_run_dir(values: dict[str, Resolved], environ: Mapping[str, str], problems: list[SpecError]) -> None:
+def _check_text(setting: Setting, text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    if not setting.bounds.get("min_length", 0) <= len(text) <= setting.bounds.get("max_length", len(text)):
+        raise ValueError(f"not allowed: {describe_bounds(setting)}")  # the text may be a secret
+    if setting.secret and not _PRINTABLE.fullmatch(text):
+        raise ValueError("only printable ASCII without spaces is allowed: it travels in a header")
+    return text
+
+
+def _complete_directories(values: dict[str, Resolved], environ: Mapping[str, str], problems: list[SpecError]) -> None:
     found = values["run_dir"]
     try:
         path = complete_run_dir(found.value or default_run_dir(environ))
@@ -128,6 +141,9 @@ def _complete_run_dir(values: dict[str, Resolved], environ: Mapping[str, str], p
         problems.append(error)
     else:
         values["run_dir"] = Resolved(found.setting, path, found.origin)
+        state = values["state_dir"]
+        given = str(Path(state.value).expanduser().absolute()) if state.value else default_state_dir(environ, path)
+        values["state_dir"] = Resolved(state.setting, given, state.origin)
 
 
 def _parse_bool(text: str) -> bool:

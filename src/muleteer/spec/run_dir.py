@@ -4,7 +4,9 @@ Must not know what lies in the directory, but for the longest socket path in it.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +24,13 @@ def default_run_dir(environ: Mapping[str, str]) -> str:
     if runtime and Path(runtime).is_dir():
         return f"{runtime}/muleteer"
     return f"/tmp/muleteer-{os.getuid()}"  # noqa: S108  made 0700, refused if another owns it
+
+
+def default_state_dir(environ: Mapping[str, str], run_dir: str) -> str:
+    """`$XDG_STATE_HOME/muleteer/NAME`, else `~/.local/state/muleteer/NAME`; NAME tells run directories apart."""
+    home = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".local" / "state")
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", run_dir).strip("-")[-60:]
+    return f"{home}/muleteer/{plain}-{hashlib.blake2b(os.fsencode(run_dir), digest_size=4).hexdigest()}"
 
 
 def complete_run_dir(given: str) -> str:

@@ -18,10 +18,12 @@ Cost = Literal["live", "reconfigure", "replace", "restart"]
 """What changing a setting costs: nothing · a message to running replicas · new replicas (surge) · a new server."""
 
 MIB = 1024 * 1024
+_BOUNDS = ("ge", "gt", "le", "min_length", "max_length")
 
 
-def _about(description: str, *, why: str, cost: Cost, kind: str = "", **bounds: Any) -> Meta:
-    return Meta(description=description, extra={"why": why, "cost": cost, "kind": kind}, **bounds)
+def _about(description: str, *, why: str, cost: Cost, kind: str = "", secret: bool = False, **bounds: Any) -> Meta:
+    extra = {"why": why, "cost": cost, "kind": kind, "secret": secret}
+    return Meta(description=description, extra=extra, **bounds)
 
 
 class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,10 +32,10 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     replicas: Annotated[
         int,
         _about(
-            "processes, each with one copy of the model",
+            "processes, each with one copy of the model; with 0 its calls are refused",
             why="one works everywhere; scale when measured",
             cost="live",
-            ge=1,
+            ge=0,
             le=1024,
         ),
     ] = 1
@@ -127,12 +129,41 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             cost="restart",
         ),
     ] = ""
+    state_dir: Annotated[
+        str,
+        _about(
+            "directory of what was declared, with its history; one server each",
+            why="$XDG_STATE_HOME/muleteer/NAME, else ~/.local/state/muleteer/NAME, NAME from the run directory's path",
+            cost="restart",
+        ),
+    ] = ""
+    admin_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)] | None,
+        _about(
+            "TCP port of the admin API; 0 picks a free one; needs an admin token",
+            why="off: the socket in the run directory is enough on one machine, and nobody else can open it",
+            cost="restart",
+        ),
+    ] = None
+    admin_host: Annotated[
+        str,
+        _about("address of the admin API, if it has a port", why="this machine only", cost="restart"),
+    ] = "127.0.0.1"
+    admin_token: Annotated[
+        Annotated[str, Meta(min_length=16, max_length=1024)] | None,
+        _about(
+            "what a client of the admin API must show on TCP; from the environment rather than a flag, never from a file",
+            why="nobody can guess one that nobody chose",
+            cost="restart",
+            secret=True,
+        ),
+    ] = None
     drain_delay: Annotated[
         float,
         _about(
             "after SIGTERM, time to answer 503 on /readyz and still accept, before the port closes",
             why="0 on a laptop; behind a load balancer, a little over its probe period",
-            cost="live",
+            cost="restart",
             kind="seconds",
             ge=0,
             le=3600,
@@ -143,7 +174,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         _about(
             "time for requests in flight to finish when stopping",
             why="under the 30 s that Kubernetes gives",
-            cost="live",
+            cost="restart",
             kind="seconds",
             ge=0,
             le=3600,
@@ -151,7 +182,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     ] = 25.0
     debug: Annotated[
         bool,
-        _about("send the model's traceback to the client", why="tracebacks leak code and data", cost="live"),
+        _about("send the model's traceback to the client", why="tracebacks leak code and data", cost="restart"),
     ] = False
     reload: Annotated[
         bool,
@@ -160,7 +191,13 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One setting, read off its declaration. `bounds`: any of `ge`, `gt`, `le`. `optional`: None is a value."""
+    """One setting, read off its declaration.
+
+    Attributes:
+        optional: None is a value.
+        bounds: any of `ge`, `gt`, `le`, and of a text `min_length`, `max_length`.
+        secret: never shown, stored or read from a file.
+    """
 
     name: str
     scope: Literal["backend", "server"]
@@ -172,6 +209,7 @@ class Setting(msgspec.Struct, frozen=True):
     cost: Cost
     kind: str
     bounds: dict[str, float]
+    secret: bool = False
 
     @property
     def flag(self) -> str:
@@ -200,7 +238,7 @@ def _settings(scope: Literal["backend", "server"], struct: type[msgspec.Struct])
             optional=optional,
             default=field.default,
             description=meta.description,
-            bounds={key: getattr(bounded, key) for key in ("ge", "gt", "le") if getattr(bounded, key) is not None},
+            bounds={key: getattr(bounded, key) for key in _BOUNDS if getattr(bounded, key) is not None},
             **meta.extra,
         )
 
