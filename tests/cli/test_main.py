@@ -74,8 +74,8 @@ USAGE_ERRORS = [
         "--max-body: 'lots' is not a size: write 64MiB, 500KB or 2GiB (a bare number is bytes)",
     ),
     (
-        ["serve", "fancy_model.py:FancyModel", "--replicas", "0"],
-        "--replicas: 0 is not allowed: at least 1 and at most 1024",
+        ["serve", "fancy_model.py:FancyModel", "--replicas", "-1"],
+        "--replicas: -1 is not allowed: at least 0 and at most 1024",
     ),
     (
         ["serve", "fancy_modle.py:FancyModel"],

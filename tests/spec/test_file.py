@@ -117,7 +117,7 @@ srver: {}
 
 
 BAD = {
-    "replicas: 0": "backends.b.replicas: 0 is not allowed: at least 1 and at most 1024",
+    "replicas: -1": "backends.b.replicas: -1 is not allowed: at least 0 and at most 1024",
     "replicas: 1.5": "backends.b.replicas: expected a whole number, not '1.5'",
     "replicas: '3'": "backends.b.replicas: expected a whole number, not '3'",
     "replicas: true": "backends.b.replicas: expected a whole number, not 'true'",
@@ -307,7 +307,7 @@ def declarations(draw):
         )
         for i, name in enumerate(draw(st.lists(NAMES, max_size=3, unique=True)))
     )
-    server = draw(settings_of(ServerSettings, "server", left_out=("run_dir",)))
+    server = draw(settings_of(ServerSettings, "server", left_out=("run_dir", "state_dir", "admin_token")))
     return Declared(server=server, backends=backends, endpoints=endpoints)
 
 

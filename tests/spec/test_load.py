@@ -28,7 +28,7 @@ def test_every_setting_has_all_three_origins(name, tmp_path):
     assert resolve({}, {})[0].values[name].origin == "default"
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "run_dir"])
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("run_dir", "state_dir")])
 def test_every_default_can_be_written_as_text(name):
     setting = SETTINGS[name]
     assert read_value(setting, show_value(setting, setting.default)) == setting.default
@@ -36,9 +36,9 @@ def test_every_default_can_be_written_as_text(name):
 
 def test_every_problem_is_reported_at_once_and_names_its_origin():
     assert problems_of(
-        {"port": "90000", "timeout": "3x"}, {"MULETEER_REPLICAS": "0", "MULETEER_RELOAD": "perhaps"}
+        {"port": "90000", "timeout": "3x"}, {"MULETEER_REPLICAS": "-1", "MULETEER_RELOAD": "perhaps"}
     ) == [
-        "MULETEER_REPLICAS: 0 is not allowed: at least 1 and at most 1024",
+        "MULETEER_REPLICAS: -1 is not allowed: at least 0 and at most 1024",
         "--timeout: '3x' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
         "--port: 90000 is not allowed: at least 0 and at most 65535",
         "MULETEER_RELOAD: 'perhaps' is neither true nor false",

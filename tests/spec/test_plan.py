@@ -74,9 +74,9 @@ def test_another_model_or_folder_is_a_replacement():
         assert not plan.needs_restart()
 
 
-def test_of_the_server_the_port_needs_a_restart_and_grace_does_not():
-    plan = diff(declared(port=1, grace=1.0), declared(port=2, grace=2.0))
-    assert {change.field: change.cost for change in plan.changes} == {"port": "restart", "grace": "live"}
+def test_of_the_server_the_port_needs_a_restart_and_reload_does_not():
+    plan = diff(declared(port=1, reload=False), declared(port=2, reload=True))
+    assert {change.field: change.cost for change in plan.changes} == {"port": "restart", "reload": "live"}
     assert plan.needs_restart()
 
 

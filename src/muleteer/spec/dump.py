@@ -21,13 +21,21 @@ def dump(declared: Declared, *, base_dir: str = "") -> str:
 
     `base_dir`: the folder the text is meant for; backends whose relative files start elsewhere say so.
     """
-    tree: dict[str, Any] = {"backends": {backend.name: _backend(backend, base_dir) for backend in declared.backends}}
-    tree["endpoints"] = {endpoint.name: _endpoint(endpoint) for endpoint in declared.endpoints}
-    tree["server"] = _settings(declared.server)
+    tree = shape(declared, base_dir=base_dir)
     return "\n".join(_block({key: value for key, value in tree.items() if value}, 0)) + "\n"
 
 
-def _backend(backend: BackendSpec, base_dir: str) -> dict[str, Any]:
+def shape(declared: Declared, *, base_dir: str = "") -> dict[str, Any]:
+    """The mappings of that text; numbers that need every digit are Decimals. Secrets are left out."""
+    return {
+        "backends": {backend.name: backend_shape(backend, base_dir) for backend in declared.backends},
+        "endpoints": {endpoint.name: endpoint_shape(endpoint) for endpoint in declared.endpoints},
+        "server": _settings(declared.server),
+    }
+
+
+def backend_shape(backend: BackendSpec, base_dir: str = "") -> dict[str, Any]:
+    """What stands under a backend's name."""
     folder = {} if backend.base_dir == base_dir else {"base_dir": backend.base_dir}
     return {"model": backend.target, **folder, **_settings(backend.settings)}
 
@@ -36,7 +44,7 @@ def _settings(settings: BackendSettings | ServerSettings) -> dict[str, Any]:
     given = {}
     for name in settings.__struct_fields__:
         value, setting = getattr(settings, name), SETTINGS[name]
-        if value == setting.default:
+        if value == setting.default or setting.secret:
             continue
         if setting.kind == "seconds":
             value = _seconds(value)
@@ -46,7 +54,8 @@ def _settings(settings: BackendSettings | ServerSettings) -> dict[str, Any]:
     return given
 
 
-def _endpoint(endpoint: EndpointSpec) -> dict[str, Any]:
+def endpoint_shape(endpoint: EndpointSpec) -> dict[str, Any]:
+    """What stands under an endpoint's name."""
     given: dict[str, Any] = {"route": endpoint.route}
     if endpoint.methods != ("POST",):
         given["methods"] = list(endpoint.methods)

@@ -44,7 +44,12 @@ FIELD_NAME_PATTERN = (
 )
 _FIELD_NAME = re.compile(FIELD_NAME_PATTERN)
 _BACKEND = {name: setting for name, setting in SETTINGS.items() if setting.scope == "backend"}
-_SERVER = {name: setting for name, setting in SETTINGS.items() if setting.scope == "server"}
+_SERVER = {name: setting for name, setting in SETTINGS.items() if setting.scope == "server" and not setting.secret}
+_SECRETS = {
+    name: f"a secret does not belong into a file: set {setting.env} in the environment"
+    for name, setting in SETTINGS.items()
+    if setting.secret
+}
 _LATER = {"slo": "sizing from an objective is not supported: set `replicas`"}
 """Keys of the documented shape that this version refuses in words of their own."""
 
@@ -76,7 +81,7 @@ def parse_text(text: str, *, source: str, base_dir: Path, check_files: bool = Tr
         root, problems = read_document(text)
     except Unreadable as error:
         raise SpecError(f"{source}:{error.line}: {error}") from None
-    reader = _Reader(problems, base_dir, check_files=check_files)
+    reader = Reader(problems, base_dir, check_files=check_files)
     declared = reader.read(root)
     if problems:
         raise SpecError(_listed(problems, source))
@@ -93,17 +98,19 @@ def _listed(problems: list[Problem], source: str) -> str:
     return "\n".join(lines)
 
 
-class _Reader(Checks):
+class Reader(Checks):
     """One pass over the tree. A part that is wrong is noted and left out, and the reading goes on."""
 
-    def __init__(self, problems: list[Problem], base_dir: Path, *, check_files: bool) -> None:
+    def __init__(
+        self, problems: list[Problem], base_dir: Path, *, check_files: bool, backends: Iterable[str] = ()
+    ) -> None:
         super().__init__(problems)
         self._base_dir = base_dir
         self._check_target: Callable[[str, Path], object] = (
             check_target if check_files else lambda text, _: parse_target(text)
         )
         self._targets: dict[tuple[str, Path], str] = {}  # checked already → what is wrong, or nothing
-        self._backends: set[str] = set()
+        self._backends = set(backends)
 
     def read(self, root: Node) -> Declared:
         """What the whole tree declares; only of use if no problem was noted."""
@@ -111,10 +118,10 @@ class _Reader(Checks):
         backends, endpoints = [], []
         for name, line, node in self._named(top, "backends"):
             self._backends.add(name)
-            backends.append(self._backend(name, line, node))
+            backends.append(self.backend(name, line, node))
         routes: dict[str, str] = {}
         for name, line, node in self._named(top, "endpoints"):
-            endpoint = self._endpoint(name, line, node)
+            endpoint = self.endpoint(name, line, node)
             if endpoint.route and routes.setdefault(endpoint.route, name) != name:
                 self.note(
                     line, join("endpoints", name), f"its route {endpoint.route} is that of {routes[endpoint.route]}"
@@ -122,16 +129,21 @@ class _Reader(Checks):
             endpoints.append(endpoint)
         server = ServerSettings()
         if "server" in top:
-            node = top["server"][1]
-            values = self._settings(self.mapping(node, "server", _SERVER), _SERVER, "server")
-            if "run_dir" in values:
-                values["run_dir"] = str(self._base_dir / Path(values["run_dir"]).expanduser())
-            server = ServerSettings(**values)
+            server = ServerSettings(**self.server(top["server"][1]))
         return Declared(server=server, backends=tuple(backends), endpoints=tuple(endpoints))
+
+    def server(self, node: Node) -> dict[str, Any]:
+        """The settings of the server that `node` gives."""
+        values = self._settings(self.mapping(node, "server", _SERVER, _SECRETS), _SERVER, "server")
+        for name in ("run_dir", "state_dir"):
+            if name in values:
+                values[name] = str(self._base_dir / Path(values[name]).expanduser())
+        return values
 
     # parts
 
-    def _backend(self, name: str, line: int, node: Node) -> BackendSpec:
+    def backend(self, name: str, line: int, node: Node) -> BackendSpec:
+        """One backend."""
         path = join("backends", name)
         given = self.mapping(node, path, ("model", "base_dir", *_BACKEND), _LATER)
         base_dir = self._base_dir
@@ -147,7 +159,8 @@ class _Reader(Checks):
         settings = BackendSettings(**self._settings(given, _BACKEND, path))
         return BackendSpec(name=name, target=target, base_dir=str(base_dir), settings=settings)
 
-    def _endpoint(self, name: str, line: int, node: Node) -> EndpointSpec:
+    def endpoint(self, name: str, line: int, node: Node) -> EndpointSpec:
+        """One endpoint; the backends it names must be known."""
         path = join("endpoints", name)
         known = ("route", "methods", "backend", "traffic", "timeout", "affinity", "shadow", "override")
         given = self.mapping(node, path, known)

@@ -93,7 +93,7 @@ def _fields(what: What, name: str, old: Any, new: Any) -> Iterator[Change]:
     """One change per field that differs. A setting says its cost; another model is a replacement; routing is live."""
     for field in old.__struct_fields__:
         before, after = getattr(old, field), getattr(new, field)
-        if before == after:
+        if before == after or (field in SETTINGS and SETTINGS[field].secret):
             continue
         if field == "settings":
             yield from _fields(what, name, before, after)

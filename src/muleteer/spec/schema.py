@@ -55,7 +55,9 @@ def _named(entry: dict[str, Any], description: str) -> dict[str, Any]:
 
 
 def _settings(scope: str) -> dict[str, Any]:
-    return {name: _setting(setting) for name, setting in SETTINGS.items() if setting.scope == scope}
+    return {
+        name: _setting(setting) for name, setting in SETTINGS.items() if setting.scope == scope and not setting.secret
+    }
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
