@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from muleteer.control.exact import beta_cdf, exceedance_p, rate_at_least, rate_at_most
+from muleteer.control.exact import exceedance_p, increase_p, log_beta_cdf
 
 
 def tail(events, trials, rate):
@@ -16,25 +16,42 @@ def tail(events, trials, rate):
 @pytest.mark.parametrize(("events", "trials"), [(1, 1), (1, 20), (7, 20), (20, 20), (3, 400), (380, 400)])
 @pytest.mark.parametrize("rate", [0.001, 0.05, 0.5, 0.97])
 def test_beta_is_the_binomial_tail(events, trials, rate):
-    assert beta_cdf(rate, events, trials - events + 1) == pytest.approx(tail(events, trials, rate), rel=1e-9, abs=1e-15)
+    assert math.exp(log_beta_cdf(rate, events, trials - events + 1)) == pytest.approx(
+        tail(events, trials, rate), rel=1e-9, abs=1e-15
+    )
 
 
-@pytest.mark.parametrize(("events", "trials", "alpha"), [(0, 10, 0.1), (1, 20, 1e-4), (15, 300, 0.025), (50, 50, 1e-6)])
-def test_bounds_are_where_the_tails_say(events, trials, alpha):
-    low, high = rate_at_least(events, trials, alpha), rate_at_most(events, trials, alpha)
-    assert low <= events / trials <= high
-    if events:
-        assert tail(events, trials, low) == pytest.approx(alpha)
-    if events < trials:
-        assert 1 - tail(events + 1, trials, high) == pytest.approx(alpha)
+def test_beta_does_not_underflow():
+    assert log_beta_cdf(0.001, 5000, 5001) < -27_000
+    assert log_beta_cdf(0.999, 5000, 5001) == 0.0
 
 
-def test_bounds_of_nothing_say_nothing():
-    assert (rate_at_least(0, 0, 0.05), rate_at_most(0, 0, 0.05)) == (0.0, 1.0)
+def outcomes(trials, rate):
+    return [(k, math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k)) for k in range(trials + 1)]
 
 
-def test_bounds_hold_for_large_samples():
-    assert rate_at_least(50_000, 10**6, 1e-4) == pytest.approx(0.05 - 3.72 * math.sqrt(0.05 * 0.95 / 1e6), rel=1e-3)
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+def test_increase_keeps_its_level_exactly(margin):
+    """By the sum over every outcome of both samples at the edge of what is allowed."""
+    p = {(x, y): increase_p(x, 20, y, 30, margin) for x in range(21) for y in range(31)}
+    for old_rate in (0.0, 0.02, 0.3, 0.9):
+        new_outcomes, old_outcomes = outcomes(20, min(1.0, old_rate + margin)), outcomes(30, old_rate)
+        for alpha in (0.2, 0.05, 0.01, 1e-4):
+            wrong = math.fsum(a * b for x, a in new_outcomes for y, b in old_outcomes if p[x, y] <= alpha)
+            assert wrong <= alpha
+
+
+def test_increase_sees_what_is_there():
+    assert increase_p(10, 200, 0, 20_000, 0.005) < 1e-5
+    assert increase_p(20, 20, 0, 500, 0.005) < 1e-12
+    assert increase_p(10_000, 10**6, 4_000, 10**6, 0.005) < 1e-6
+    assert increase_p(500_000, 10**6, 0, 10**6, 0.005) == 0.0
+
+
+def test_no_increase_is_no_evidence():
+    for counts in [(0, 0, 0, 0), (0, 100, 0, 0), (5, 100, 0, 0), (0, 100, 50, 100), (7, 100, 7, 100), (100, 100, 9, 9)]:
+        assert increase_p(*counts, 0.005) > 0.5
+    assert increase_p(10_000, 10**6, 10_000, 10**6, 0.005) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("new", "old", "rank"), [(5, 7, 1), (6, 4, 2), (3, 9, 9)])

@@ -182,7 +182,7 @@ def test_five_percent_errors_roll_back_within_two_intervals_of_the_first_hundred
         assert rollout.phase == "rolled_back"
         assert seconds <= 120
         assert decisions[-1].traffic == {"old": 1.0}
-        assert "points more, allowed are 0.5" in rollout.reason
+        assert "more than the 0.5 points that are allowed" in rollout.reason
 
 
 def test_twice_the_latency_rolls_back_within_two_intervals():

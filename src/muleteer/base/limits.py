@@ -77,6 +77,12 @@ CLIENT_SHARE = _integer(
 RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
 DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all calls that are late; well under the 100 ms promised")
 
+# affinity and shadow
+SESSIONS_MAX = _integer("sessions_max", 50_000, "sessions", "remembered per endpoint to say `moved`; about 8 MB")
+COMPARE_NODES_MAX = _integer(
+    "compare_nodes_max", 100_000, "values", "of two answers compared; bounds the time a shadow may take from others"
+)
+
 # re-execution
 BOUNCES_MAX = _integer("bounces_max", 10, "times", "a call that this many draining replicas gave back is refused")
 ATTEMPTS_MAX = _integer("attempts_max", 2, "attempts", "a second death of the same call is likely the call's doing")

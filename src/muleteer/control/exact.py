@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 _TINY = 1e-300
 _ITERATIONS = 500
 
 
-def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), for a, b > 0.
+def log_beta_cdf(x: float, a: float, b: float) -> float:
+    """The logarithm of the regularised incomplete beta function I_x(a, b), a, b > 0, also where that underflows.
 
-    Its continued fraction (DLMF 8.17.22) by Lentz's method, on the side where that converges fast; relative error
-    about 1e-12.
+    Its continued fraction (DLMF 8.17.22) by Lentz's method, on the side where that converges fast.
     """
     if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
+        return -math.inf if x <= 0 else 0.0
     if x > (a + 1) / (a + b + 2):
-        return 1 - beta_cdf(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x) - math.log(a)
-    )
+        return math.log1p(-min(math.exp(log_beta_cdf(1 - x, b, a)), 1 - 1e-16))
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x) - math.log(a)
     c, d = 1.0, 1 / _nonzero(1 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, _ITERATIONS):
@@ -35,38 +31,37 @@ def beta_cdf(x: float, a: float, b: float) -> float:
         fraction *= d * c
         if abs(d * c - 1) < 1e-14:
             break
-    return min(1.0, front * fraction)
+    return min(0.0, front + math.log(fraction))
 
 
 def _nonzero(value: float) -> float:
     return value if abs(value) > _TINY else _TINY
 
 
-def rate_at_least(events: int, trials: int, alpha: float) -> float:
-    """Lower confidence bound of a rate: it lies above the true one with a chance of at most `alpha`.
+def increase_p(new_events: int, new_trials: int, old_events: int, old_trials: int, margin: float) -> float:
+    """At most this is the chance of samples so far apart if the new rate is not above the old rate plus `margin`.
 
-    Clopper and Pearson, Biometrika 26 (1934): the rate at which `events` or more would be that unlikely.
+    For a given old rate two independent binomial tests, "the new one cannot be so high" and "the old one cannot be so
+    low", are joined by Fisher's method (Statistical Methods for Research Workers, 1932, §21.1), which is conservative
+    for discrete values; the worst old rate counts. Both tails are log-concave in the rate, so the worst is found by
+    ternary search. Exact for any counts, where an interval by the normal approximation is not.
     """
-    if events == 0:
-        return 0.0
-    return _solve(lambda rate: beta_cdf(rate, events, trials - events + 1) - alpha)
+    if new_events == 0 or old_trials == old_events:  # also without any trials
+        return 1.0
 
+    def log_both(rate: float) -> float:
+        high = log_beta_cdf(min(rate + margin, 1.0), new_events, new_trials - new_events + 1)
+        return high + log_beta_cdf(1 - rate, old_trials - old_events, old_events + 1)
 
-def rate_at_most(events: int, trials: int, alpha: float) -> float:
-    """Upper confidence bound of a rate: it lies below the true one with a chance of at most `alpha`."""
-    return 1 - rate_at_least(trials - events, trials, alpha) if trials else 1.0
-
-
-def _solve(rising: Callable[[float], float]) -> float:
-    """The zero in [0, 1], by bisection; the lower end, so that a bound is never too tight."""
     low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if rising(middle) > 0:
-            high = middle
+    for _ in range(50):
+        third = (high - low) / 3
+        if log_both(low + third) < log_both(high - third):
+            low += third
         else:
-            low = middle
-    return low
+            high -= third
+    worst = min(0.0, max(log_both(0.0), log_both((low + high) / 2)))
+    return math.exp(worst) * (1 - worst)
 
 
 def exceedance_p(exceeding: int, new: int, rank: int, old: int) -> float:

@@ -3,11 +3,10 @@
 A rollout moves an endpoint's traffic from one backend to another in steps. `step()` is called on every tick with
 running totals of both versions; only what came in since the step began is compared, for both versions alike.
 
-Two questions are asked, both answered exactly, whatever the distributions:
-- errors: is the new version's error rate above the old one's by more than `max_error_increase`? Yes if the lower
-  Clopper-Pearson bound of the new one exceeds the upper bound of the old one by more than that;
+Two questions are asked, both by the exact tests of `control.exact`, valid for any distribution and any count:
+- errors: is the new version's error rate above the old one's by more than `max_error_increase` (`increase_p`)?
 - latency: do its successful answers take more than `max_p99_ratio` times the old one's p99 more often than the old
-  one's exceed that p99? Yes if the exceedance test (`control.exact`) says so.
+  one's exceed that p99 (`exceedance_p`)?
 
 False alarms: the chance that a version which is not worse by more than the margins is rolled back is at most
 `false_alarms` (5 %) for a whole rollout, however long it lasts. That budget is shared equally by the gated steps and
@@ -25,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from muleteer.base.errors import SpecError
-from muleteer.control.exact import exceedance_p, rate_at_least, rate_at_most
+from muleteer.control.exact import exceedance_p, increase_p
 from muleteer.telemetry.histogram import Distribution
 
 Phase = Literal["pending", "shadowing", "stepping", "paused", "completed", "rolled_back", "aborted"]
@@ -299,16 +298,12 @@ def _harm(rollout: Rollout, old: Window, new: Window) -> str:
     """What is worse beyond the margins, beyond doubt; or nothing. Uses up this look's share of the false alarms."""
     policy = rollout.policy
     alpha = policy.false_alarms / policy.gates() / 2 * 6 / (math.pi * rollout.looks) ** 2
-    # nearly all doubt is in the smaller sample, the new one's
-    low, high = (
-        rate_at_least(new.errors, new.requests, alpha * 0.9),
-        rate_at_most(old.errors, old.requests, alpha * 0.1),
-    )
-    if low - high > policy.max_error_increase:
+    margin = policy.max_error_increase
+    if increase_p(new.errors, new.requests, old.errors, old.requests, margin) <= alpha:
         return (
-            f"at {_where(rollout)} {new.errors} of {new.requests} requests failed ({_percent(new)}), "
-            f"of {rollout.old} {old.errors} of {old.requests} ({_percent(old)}): at least {(low - high) * 100:.2f} "
-            f"points more, allowed are {policy.max_error_increase * 100:g} (chance of error under {alpha:.1g})"
+            f"at {_where(rollout)} {new.errors} of {new.requests} requests failed ({_percent(new)}), of {rollout.old} "
+            f"{old.errors} of {old.requests} ({_percent(old)}): more than the {margin * 100:g} points that are allowed "
+            f"(chance of error under {alpha:.1g})"
         )
     if _shadowing(rollout):
         return ""
