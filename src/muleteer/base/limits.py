@@ -77,6 +77,10 @@ CLIENT_SHARE = _integer(
 RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
 DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all calls that are late; well under the 100 ms promised")
 
+# the state
+REVISIONS_KEPT = _integer("revisions_kept", 500, "revisions", "months of changes; bounds the file")
+STATE_BUSY_S = _seconds("state_busy_s", 5.0, "wait for another process that writes the state")
+
 # affinity and shadow
 SESSIONS_MAX = _integer("sessions_max", 50_000, "sessions", "remembered per endpoint to say `moved`; about 8 MB")
 COMPARE_NODES_MAX = _integer(
