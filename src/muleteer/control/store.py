@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,10 +198,9 @@ class Store:
             try:
                 yield lambda query, *values: connection.execute(query, values)
                 connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # after some faults SQLite has rolled back itself
+            finally:
+                if connection.in_transaction:  # not committed; after some faults SQLite has rolled back itself
                     connection.execute("ROLLBACK")
-                raise
 
 
 def _write_rollouts(run: Any, rollouts: Mapping[str, Rollout | None]) -> None:
@@ -220,20 +219,17 @@ def _open_writable(path: Path, busy_s: float) -> sqlite3.Connection:
     except OSError as error:
         raise StateError(f"state file {path}: {error.strerror}") from None
     connection = _connect(f"{path.absolute().as_uri()}?mode=rw", busy_s)
-    try:
-        with _explained(path):
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
-            version = _checked_version(connection, path)
-            if version == 0:
-                for statement in _TABLES.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
+    with ExitStack() as opening, _explained(path):
+        opening.callback(connection.close)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        if _checked_version(connection, path) == 0:
+            for statement in _TABLES.split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+        opening.pop_all()  # it is sound: leave it open
     return connection
 
 
@@ -243,13 +239,11 @@ def _open_read_only(path: Path, reason: StateError) -> sqlite3.Connection:
     if log.exists() and log.stat().st_size:
         raise reason
     connection = _connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", 0.0)
-    try:
-        with _explained(path):
-            if _checked_version(connection, path) != VERSION:
-                raise reason
-    except BaseException:
-        connection.close()
-        raise
+    with ExitStack() as opening, _explained(path):
+        opening.callback(connection.close)
+        if _checked_version(connection, path) != VERSION:
+            raise reason
+        opening.pop_all()
     return connection
 
 
