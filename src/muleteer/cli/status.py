@@ -66,7 +66,7 @@ def _raise_unless_running(run_dir: Path) -> None:
 
 def render(status: dict[str, Any], paint: Paint) -> str:
     """The tables of `status`: endpoints, backends, replicas, with the reason under what is down."""
-    parts = [f"muleteer  pid {status['pid']}  engine {status['engine']}"]
+    parts = [f"muleteer  pid {status['pid']}  {status.get('address') or 'no address'}  engine {status['engine']}"]
     endpoints = [
         (each["route"], each["name"], ", ".join(f"{name} {_share(each['traffic'], name)}" for name in each["traffic"]))
         for each in status["endpoints"]
