@@ -105,7 +105,7 @@ RESTART_PAUSE_MAX_S = _seconds(
 )
 STARVED_PAUSE_S = _seconds("starved_pause_s", 1.0, "pause when the machine has no process, memory or descriptor left")
 LEAVE_S = _seconds(
-    "leave_s", 5.0, "from `failed`, or from closing its control channel, to the end of a process; then SIGKILL"
+    "leave_s", 3.0, "from `failed`, or from closing its control channel, to the end of a process; then SIGKILL"
 )
 CONTROL_LINE_BYTES_MAX = _integer(
     "control_line_bytes_max", 1024 * 1024, "bytes", "one message of a child; the largest is `ready` with its file list"
