@@ -57,6 +57,16 @@ def test_a_socket_that_finds_no_room_is_tried_until_there_is(tree, make, control
     started.wait("Ready", "m-1")
 
 
+def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(tree, make, tiny_disk):
+    (tiny_disk / "run").mkdir(mode=0o700)
+    fill(tiny_disk)
+    started = tree(make.child("m-1", "ready", "wait"), run_dir=tiny_disk / "run")
+    assert started.end() == 2
+    said = started.process.stderr.read().decode()
+    assert said == f"cannot use the run directory {tiny_disk}/run: No space left on device\n"
+    assert started.told() == []
+
+
 def use_up_names(disk):
     """As many empty files as the disk has room for."""
     names = []
@@ -95,7 +105,7 @@ def test_a_child_that_floods_delays_nobody(tree, make):
     for restarts in range(1, 4):
         pid = [e["pid"] for e in started.told() if e["event"] == "Started" and e["id"] == "m-1"][-1]
         os.kill(pid, signal.SIGKILL)
-        started.wait("Started", "m-1", patience_s=2, restarts=restarts)
+        started.wait("Started", "m-1", patience_s=5, restarts=restarts)
     log = started.run_dir / "logs" / "flood.log"
     make.until(lambda: log.with_name("flood.log.1").exists(), "the log is rotated")
     assert log.stat().st_size <= 16 * 1024 * 1024

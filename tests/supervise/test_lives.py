@@ -145,7 +145,7 @@ def test_one_that_is_deaf_to_the_dump_is_killed(tree, make, controller):
     controller.say(type="abort", process="m-1", pid=pid, reason="hung")
     exited = started.wait("Exited", "m-1")["last_exit"]
     assert (exited["reason"], exited["signal"]) == ("hung", "SIGKILL")
-    assert time.monotonic() - asked < 2.5
+    assert time.monotonic() - asked < 5
 
 
 def test_any_child_may_ask_for_an_abort_and_an_unknown_process_goes_to_the_controller(tree, make, controller):
