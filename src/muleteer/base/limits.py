@@ -138,6 +138,9 @@ WEAR_AGE_S_MIN = _seconds(
 FILES_WATCHED_MAX = _integer("files_watched_max", 1000, "files", "source files looked at per backend and tick")
 
 # the replica
+ANSWER_BYTES_MAX = _integer(
+    "answer_bytes_max", 64 * 1024 * 1024, "bytes", "an answer is held whole in replica and gateway; as max_body"
+)
 REPLICA_EXIT_S = _seconds(
     "replica_exit_s", 2.0, "time for exit hooks and threads of a stopping model; then it leaves without them"
 )
