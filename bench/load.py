@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 now = time.monotonic
 
@@ -82,13 +83,12 @@ class Connection(asyncio.Protocol):
         self._record: Record | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     @property
-    def busy(self) -> bool:
-        """A request is on its way."""
-        return self._record is not None
+    def alive(self) -> bool:
+        """Whether requests can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def send(self, record: Record, data: bytes) -> None:
         """Send one request; its record is settled exactly once."""
@@ -267,11 +267,15 @@ class Load:
             return
         finally:
             self._connecting -= 1
-        self._open.add(connection)
-        if record is not None:
-            connection.send(record, self.target.request(record.nonce))
-        else:
-            self.idle.append(connection)
+        if connection.alive:
+            self._open.add(connection)
+            if record is not None:
+                connection.send(record, self.target.request(record.nonce))
+            else:
+                self.idle.append(connection)
+        elif record is not None:  # closed before it was used
+            record.failure = "connect"
+            self.settle(record)
 
     def _expire(self) -> None:
         if len(self.records) % 16 == 0 or self._on_settle is not None:

@@ -126,7 +126,7 @@ class Server:
 
     def status(self) -> dict[str, Any]:
         """What the controller tells."""
-        found: dict[str, Any] = get(self.run_dir / "admin.sock", "/status")
+        found: dict[str, Any] = get(self.run_dir / "admin.sock", "/v1/status")
         return found
 
     def statistics(self) -> dict[str, Any]:
