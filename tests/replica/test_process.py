@@ -534,3 +534,12 @@ def test_a_model_that_runs_its_own_loop_can_still_be_drained(start):
     link.wait_for(lambda frame: frame.type is FrameType.DRAIN)
     link.close()
     assert replica.wait_exit() == 0
+
+
+def test_the_listening_socket_outlives_the_replica(gated):
+    gated.terminate()
+    assert gated.wait_exit() == 0
+    waiting = Link(gated.address)
+    accepted, _ = gated.listener.accept()
+    for end in (waiting, accepted):
+        end.close()

@@ -1,7 +1,7 @@
 """One call through the user's method: body in, the terminal frame's payload out. Must not know links or loops.
 
 `answer` and `answer_async` are the boundary to the user's code: whatever it raises becomes an ERROR, and never ends the
-replica. `warm_up` takes the model's example along the same path.
+replica. The model's example goes the same way before the first call: `example_body`, `answer`, `check_warm_up`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _encode_failure = msgspec.json.Encoder().encode
 
 def answer(model: Model, body: bytes, *, request_id: str | None, debug: bool) -> Answer:
     """Run a plain method. Never raises. A failure is logged under `request_id`, if there is one."""
-    began = 0
+    began = service_us = 0
     try:
         positional, keywords = model.signature.bind(decode(body))
         began = _now_ns()
@@ -58,12 +58,12 @@ def answer(model: Model, body: bytes, *, request_id: str | None, debug: bool) ->
         service_us = _since(began)
         return _reply(result, service_us)
     except BaseException as error:  # noqa: BLE001 - the user's code, also its SystemExit and KeyboardInterrupt
-        return _failure(error, _since(began), request_id, debug)
+        return _failure(error, service_us or _since(began), request_id, debug)
 
 
 async def answer_async(model: Model, body: bytes, *, request_id: str | None, debug: bool) -> Answer:
     """Run a coroutine method. Raises nothing but the CancelledError of its own task."""
-    began = 0
+    began = service_us = 0
     try:
         positional, keywords = model.signature.bind(decode(body))
         began = _now_ns()
@@ -73,7 +73,7 @@ async def answer_async(model: Model, body: bytes, *, request_id: str | None, deb
     except BaseException as error:  # the user's code, also its SystemExit and CancelledError
         if _is_cancelled(error):
             raise
-        return _failure(error, _since(began), request_id, debug)
+        return _failure(error, service_us or _since(began), request_id, debug)
 
 
 def example_body(model: Model) -> bytes:
