@@ -50,7 +50,7 @@ class AsyncServer:
         """Answer calls, after `announce()`. SIGTERM begins the drain. The listening socket stays open."""
         loop = asyncio.get_running_loop()
         listener = self._listener.dup()  # closing the server must not close the socket that the supervisor lent us
-        # create_server also for a Unix socket: from Python 3.13 on create_unix_server would unlink the supervisor's path
+        # not create_unix_server: from Python 3.13 on it would unlink the supervisor's path
         server = await loop.create_server(
             lambda: _Link(self, self._new_session()), sock=listener, backlog=LISTEN_BACKLOG
         )
