@@ -220,7 +220,7 @@ def test_detached_it_returns_when_requests_are_served(folder, detached):
 
     table = folder.muleteer("status").stdout
     assert f"muleteer  pid {status['pid']}  http://127.0.0.1:" in table
-    assert re.search(r"^FancyModel +ready +0/\d+ +FancyModel-1 +\d+ +ready +0 +0 +-$", table, re.MULTILINE)
+    assert re.search(r"^FancyModel +ready +0/\d+ +FancyModel-1 +\d+ +ready +0 +[\d.]+MiB +0 +-$", table, re.MULTILINE)
 
     stopped = folder.muleteer("stop")
     assert stopped.returncode == 0
@@ -254,6 +254,14 @@ def test_status_waits_for_a_controller_that_is_being_restarted(folder, detached)
     assert [each["pid"] for each in after["backends"][0]["replicas"]] == [
         each["pid"] for each in status["backends"][0]["replicas"]
     ]
+
+
+def test_the_routes_of_an_earlier_server_are_forgotten(folder, detached):
+    detached("fancy_model.py:FancyModel", "--route", "/early")
+    folder.muleteer("stop")
+    url = re.search(r"http://[\d.:]+/late", detached("fancy_model.py:shout", "--route", "/late").stdout)[0]
+    assert post(url, {"text": "x"}) == (200, "X")
+    assert post(url.replace("/late", "/early"), {"text": "x"})[0] == 404
 
 
 def test_started_twice(folder, detached):

@@ -25,7 +25,15 @@ STATUS = {
             "name": "FancyModel",
             "state": "ready",
             "replicas": [
-                {"id": "FancyModel-1", "pid": 11, "state": "ready", "in_flight": 1, "restarts": 0, "last_exit": None},
+                {
+                    "id": "FancyModel-1",
+                    "pid": 11,
+                    "state": "ready",
+                    "in_flight": 1,
+                    "restarts": 0,
+                    "last_exit": None,
+                    "rss_bytes": 25165824,
+                },
                 {
                     "id": "FancyModel-2",
                     "pid": 12,
@@ -52,8 +60,25 @@ STATUS = {
             ],
             "queue": {"depth": 0, "bound": 0},
         },
-        {"name": "lr:v2", "state": "loading", "replicas": [], "queue": {"depth": 0, "bound": 0}},
+        {
+            "name": "lr:v2",
+            "state": "loading",
+            "replicas": [],
+            "queue": {"depth": 0, "bound": 0},
+            "reason": "import_error: x",
+        },
     ],
+    "processes": [
+        {"id": "gateway-0", "pid": 9, "state": "ready", "restarts": 0, "last_exit": None},
+        {
+            "id": "controller",
+            "pid": 8,
+            "state": "ready",
+            "restarts": 1,
+            "last_exit": {"reason": "killed", "signal": "SIGKILL"},
+        },
+    ],
+    "problems": {"snapshot.json": "cannot write snapshot.json: No space left on device"},
 }
 
 
@@ -67,15 +92,23 @@ ROUTE     ENDPOINT    TRAFFIC
 /predict  FancyModel  FancyModel 100%
 /mixed    mixed       lr:v1 90%, lr:v2 10%
 
-BACKEND     STATE    QUEUE  REPLICA       PID  STATE   IN FLIGHT  RESTARTS  LAST EXIT
-FancyModel  ready    2/40   FancyModel-1  11   ready   1          0         -
-FancyModel  ready    2/40   FancyModel-2  12   ready   0          3         killed (SIGKILL)
-lr:v1       failed   0/0    lr:v1-1       -    failed  0          4         exited (3)
-lr:v2       loading  0/0    -             -    -       -          -         -
+BACKEND     STATE    QUEUE  REPLICA       PID  STATE   IN FLIGHT  MEMORY  RESTARTS  LAST EXIT
+FancyModel  ready    2/40   FancyModel-1  11   ready   1          24MiB   0         -
+FancyModel  ready    2/40   FancyModel-2  12   ready   0          -       3         killed (SIGKILL)
+lr:v1       failed   0/0    lr:v1-1       -    failed  0          -       4         exited (3)
+lr:v2       loading  0/0    -             -    -       -          -       -         -
+
+PROCESS     PID  STATE  RESTARTS  LAST EXIT
+gateway-0   9    ready  0         -
+controller  8    ready  1         killed (SIGKILL)
 
 lr:v1-1 is failed: exited (3)
   boom
-  bang""".replace("  bang", "  \\x1b[2Jbang")
+  \\x1b[2Jbang
+
+lr:v2: import_error: x
+
+controller: cannot write snapshot.json: No space left on device"""
     )
 
 
