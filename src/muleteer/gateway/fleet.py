@@ -40,8 +40,8 @@ class Fleet:
 
     @property
     def dialers(self) -> list[Dialing]:
-        """All that may hold a link."""
-        return [*self._leaving, *self._dialers.values()]
+        """Those of routed replicas, and those that are still linked to one on its way out."""
+        return [*(dialer for dialer in self._leaving if dialer.link is not None), *self._dialers.values()]
 
     @property
     def links(self) -> list[Link]:
