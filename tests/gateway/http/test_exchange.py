@@ -1,12 +1,16 @@
 """One request and its answer: order, Expect, HEAD, versions, ids, refusals, faults, the client that leaves."""
 
+import gc
 import gzip
 import re
 
 import msgspec
 import pytest
 
-from tests.gateway.http.rig import BODY_MAX, chunked, get, post, wait_until
+from muleteer.gateway.exchange import Head
+from muleteer.gateway.http.body import BodyReader, Chunks
+from muleteer.gateway.http.turn import Turn
+from tests.gateway.http.rig import BODY_MAX, Routes, Served, chunked, get, post, wait_until
 
 
 def test_a_hundred_pipelined_requests_are_answered_in_order(served):
@@ -293,3 +297,31 @@ def test_bodies_are_whole_whatever_their_size(served):
         assert client.send(chunked(body[:70_000], body[70_000:], path="/large-body")).read().body == body
         packed = gzip.compress(body)
         assert client.send(post("/large-body", packed, "Content-Encoding: gzip")).read().body == body
+
+
+def test_requests_leave_nothing_to_the_garbage_collector():
+    """Cycles would hold bodies until a collection, and collections would stall the loop."""
+    requests = [post(), get(), post("/refuse"), chunked(b"a"), post("/nowhere"), get("/at-once")]
+
+    class Forgetful(Routes):
+        def begin(self, head):
+            self.exchanges = []
+            return super().begin(head)
+
+    with Served(Forgetful()) as served, served.connect() as client:
+        client.send(b"".join(requests))
+        assert [client.read().status for _ in requests] == [200, 200, 503, 200, 404, 200]
+
+        def count():
+            kinds = (Turn, Head, BodyReader, Chunks)
+            return [sum(isinstance(each, kind) for each in gc.get_objects()) for kind in kinds]
+
+        gc.collect()
+        gc.disable()
+        before = served.call(count)
+        try:
+            client.send(b"".join(requests) * 20)
+            assert len([client.read() for _ in range(20 * len(requests))]) == 120
+            assert served.call(count) == before
+        finally:
+            gc.enable()
