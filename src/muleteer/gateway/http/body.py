@@ -152,7 +152,7 @@ class Sized:
 
 
 class _Events:
-    """What llhttp tells. Apart from Chunks, which holds the parser: one cycle per request would burden the collector."""
+    """What llhttp tells. Apart from Chunks, which holds the parser: a cycle per request would burden the collector."""
 
     __slots__ = ("chunks", "over", "parts")
 
