@@ -120,6 +120,33 @@ def test_a_head_without_end_is_checked_once_however_it_comes():
     assert time.process_time() - began_s < 2.0
 
 
+def fields(*lengths):
+    """A block of fields of these lengths, their line ends not counted."""
+    return b"".join((b"X%d:" % n).ljust(length, b"y") + b"\r\n" for n, length in enumerate(lengths))
+
+
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("kind", ["uri", "field", "all", "count"])
+def test_at_its_limits_a_head_passes_however_it_is_cut_and_one_over_it_is_refused(kind, over):
+    bounds = HttpBounds(uri_bytes_max=200, header_field_bytes_max=300, header_bytes_max=900, header_fields_max=20)
+    line, host = b"GET / HTTP/1.1\r\n", b"Host: a\r\n"
+    raw = {
+        "uri": b"OPTIONS /" + b"a" * (199 + over) + b" HTTP/1.1\r\n" + host,
+        "field": line + host + fields(300 + over),
+        "all": line + host + fields(290, 290, 900 - len(host) - 3 * 2 - 580 + over),
+        "count": line + host + fields(*[20] * (19 + over)),
+    }[kind]
+    if over:
+        with pytest.raises(ClientError):
+            parse_head(raw, bounds)
+        return
+    parse_head(raw, bounds)
+    data = raw + b"\r\n"
+    for end in range(1, len(data)):
+        check_partial_head(data[:end], 0, end - 1, bounds)
+        check_partial_head(data[:end], 0, 0, bounds)
+
+
 @pytest.mark.parametrize("filler", [b" ", b"\t", b"a", b"a:", b": ", b"\r", b"%", b"a, "])
 def test_no_head_takes_long(filler):
     """What would make a backtracking expression explode."""
