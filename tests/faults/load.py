@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import threading
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from muleteer.base.errors import CODES
 
 nonces = itertools.count(1_000_000, 1_000_000)
 """Each load numbers its requests from the next million, so that no two requests of a test share a nonce."""
+SECONDS_MAX = 3600.0
 UNKNOWN = frozenset({"reset", "timeout", "protocol"})
 
 
@@ -22,29 +24,34 @@ def body(nonce, **extra):
 
 
 class Background:
-    """An open-loop load in a thread of its own. `finish()` waits until each request has its outcome."""
+    """An open-loop load in a thread of its own, for `seconds` at least, until `finish()`."""
 
     def __init__(self, port, *, rate, seconds, deadline_s=2.0, path="/predict", connections_max=1024):
         headers = f"x-request-timeout-ms: {deadline_s * 1000:.0f}\r\n"
         # The caller waits a good deal longer than the deadline: an answer that comes too late must be seen, not missed.
         target = Target(port, path, body, headers=headers, timeout_s=deadline_s + 5, connections_max=connections_max)
         self.load = Load(target, first_nonce=next(nonces))
-        self.rate = rate
-        self.seconds = seconds
+        self._rate = rate
+        self._until = time.monotonic() + seconds
+        self._error = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self):
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self.load.open_loop(self.rate, self.seconds))
-
-    @property
-    def running(self):
-        return self._thread.is_alive()
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self.load.open_loop(self._rate, SECONDS_MAX))
+        except BaseException as error:
+            self._error = error
 
     def finish(self):
-        self._thread.join(self.seconds + self.load.target.timeout_s + 30)
-        assert not self.running, "the load generator does not end"
+        """Ask for no more, and wait until each request has its outcome."""
+        self._thread.join(max(0.0, self._until - time.monotonic()))
+        self.load.stop()
+        self._thread.join(self.load.target.timeout_s + 30)
+        assert not self._thread.is_alive(), "the load generator does not end"
+        if self._error is not None:
+            raise self._error
         return self.load
 
 

@@ -9,6 +9,8 @@ from bench.server import Server, wait_until
 from muleteer.supervise.rundir import read_lock
 from tests.faults.load import Background, Ledger, executions_of
 
+EXPECTED = "6ms"
+"""Declared, so that admission knows it from the first request: a cold server lets only one call a slot wait."""
 MODEL = Path(__file__).with_name("model.py")
 
 
@@ -29,7 +31,9 @@ class Rig(Server):
             file.parent.mkdir(exist_ok=True)
             shutil.copy(MODEL, file)
         env = {"PYTHONPATH": str(self.source)} if self.source else None
-        super().__init__(self.folder, *targets, *arguments, "--replicas", str(replicas), env=env, **more)
+        super().__init__(
+            self.folder, *targets, *arguments, "--replicas", str(replicas), "--expected", EXPECTED, env=env, **more
+        )
         self.replicas = replicas
         self.at_most_once = "--no-idempotent" in arguments
 
