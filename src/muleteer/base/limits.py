@@ -69,7 +69,7 @@ CLIENT_SHARE = _integer(
     "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
 )
 RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
-DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all calls that are late; well under the 100 ms promised")
+DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all late calls; well under the 100 ms promised")
 
 # re-execution
 BOUNCES_MAX = _integer("bounces_max", 10, "times", "a call that this many draining replicas gave back is refused")
