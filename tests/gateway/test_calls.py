@@ -261,6 +261,28 @@ def test_short_calls_are_sent_ahead_and_long_ones_are_not(rig):
     rig(test)
 
 
+def test_calls_sent_ahead_keep_their_order_and_their_two_attempts(rig):
+    async def test(rig):
+        await rig.start(1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001})
+        for _ in range(50):
+            await rig.send().outcome()
+        replica = rig.replicas[0]
+        replica.script = lambda _: Hang()
+        bodies = [b'"%d"' % number for number in range(4)]
+        requests = [rig.send(body) for body in bodies]
+        for _ in range(2):
+            replica.calls.clear()
+            await rig.until(lambda: len(replica.calls) == 4)
+            assert [call.body for call in replica.calls] == bodies
+            replica.die()
+        for request in requests:
+            await request.outcome()
+            assert (request.status, request.code, request.attempts) == (502, "replica_died", 2)
+        await rig.quiet()
+
+    rig(test)
+
+
 def test_the_hang_clock_of_a_call_sent_ahead_starts_when_it_could_have(rig):
     async def test(rig):
         await rig.start(1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001, "timeout_s": 0.3})

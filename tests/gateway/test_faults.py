@@ -366,6 +366,19 @@ def test_a_call_that_crosses_drain_is_dispatched_elsewhere_uncounted(rig):
     rig(test)
 
 
+def test_a_call_given_back_is_first_in_line_again(rig):
+    async def test(rig):
+        await rig.start(1, route={"expected_s": 0.01})
+        rig.replicas[0].drain()
+        requests = [rig.send(b'"%d"' % number) for number in range(4)]  # the first crosses, the others wait
+        for request in requests:
+            assert (await request.outcome()).status == 200
+        first, *lives = rig.replicas[0].calls
+        assert (first.body, [call.body for call in lives]) == (b'"0"', [request.body for request in requests])
+
+    rig(test)
+
+
 def test_a_draining_replica_answers_what_it_has_and_gets_no_more(rig):
     async def test(rig):
         await rig.start(2, script=lambda _: Answer(after_s=0.1))

@@ -1,5 +1,6 @@
 """Who may wait: the rules of docs/behaviour.md §3, in their order. Pure; must not know calls, links or clocks.
 
+Rule 1, start at once in an idle slot before an empty queue, is the caller's: there is nothing to ask here then.
 Words of the formulas: C ready slots, S mean service time, p99 of recent services, D remaining deadline, `queued` the
 calls that would be served before this one.
 """
@@ -7,6 +8,7 @@ calls that would be served before this one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from muleteer.base.errors import OutOfMemory, PredictedLate, Refused
@@ -18,6 +20,9 @@ from muleteer.base.limits import (
     SAMPLES_MIN,
 )
 from muleteer.gateway.estimator import ServiceEstimator
+
+Uniform = Callable[[], float]
+"""A random number from [0, 1)."""
 
 
 class Estimate(NamedTuple):
@@ -41,43 +46,40 @@ def predicted_s(queued: int, slots: int, estimate: Estimate) -> float:
 
 def refusal(
     *,
-    idle: bool,
     queued: int,
     slots: int,
     estimate: Estimate | None,
     remaining_s: float,
-    uniform: float,
+    uniform: Uniform,
 ) -> Refused | None:
-    """Why a call may not wait, or None if it may. `uniform` from [0, 1) spreads the Retry-After of many."""
-    if idle:
-        return None
+    """Why a call may not wait, or None if it may. `uniform` spreads the Retry-After of many."""
     if estimate is None:
         if queued >= slots:
             return Refused(
                 f"the queue is full: until {SAMPLES_MIN} calls are measured it holds one per slot ({slots})",
-                retry_after_s=retry_after_s(0.0, uniform),
+                retry_after_s=retry_after_s(0.0, uniform()),
             )
     else:
         late_s = predicted_s(queued, slots, estimate) - remaining_s
         if late_s > 0:
             return PredictedLate(
                 f"the answer would come {late_s:.1f} s after the deadline: {queued} calls wait for {slots} slots",
-                retry_after_s=retry_after_s(late_s, uniform),
+                retry_after_s=retry_after_s(late_s, uniform()),
             )
     if queued >= CALLS_QUEUED_MAX:
         return Refused(
-            f"the queue is full: it holds {CALLS_QUEUED_MAX} calls", retry_after_s=retry_after_s(0.0, uniform)
+            f"the queue is full: it holds {CALLS_QUEUED_MAX} calls", retry_after_s=retry_after_s(0.0, uniform())
         )
     return None
 
 
-def memory_refusal(waiting_bytes: int, size: int, uniform: float) -> OutOfMemory | None:
+def memory_refusal(waiting_bytes: int, size: int, uniform: Uniform) -> OutOfMemory | None:
     """The cap in bytes, over all bodies that wait in this gateway."""
     if not size or waiting_bytes + size <= QUEUED_BYTES_MAX:
         return None
     return OutOfMemory(
         f"bodies of {waiting_bytes} bytes wait already, at most {QUEUED_BYTES_MAX} may",
-        retry_after_s=retry_after_s(0.0, uniform),
+        retry_after_s=retry_after_s(0.0, uniform()),
     )
 
 

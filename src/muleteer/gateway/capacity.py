@@ -22,6 +22,7 @@ class Capacity:
     def __init__(self) -> None:
         self.slots: Slots[Link] = Slots()
         self._services = ServiceEstimator()
+        self._measured: Estimate | None = None  # kept between two services: it is asked for several times
         self._model_mean_s = 0.0
         self._last_slots = 1
 
@@ -39,6 +40,7 @@ class Capacity:
         """A call held its slot for `held_s`, of which `model_us` in the user's method."""
         services = self._services
         services.add(held_s)
+        self._measured = None
         self._model_mean_s += (model_us / 1e6 - self._model_mean_s) / min(services.samples, MEAN_CALLS)
         short = services.samples >= SAMPLES_MIN and self._model_mean_s < CREDIT_SERVICE_S_MAX
         self.slots.extend(CREDIT_MAX if short and idempotent else 1)
@@ -50,7 +52,12 @@ class Capacity:
 
     def estimate(self, route: BackendRoute) -> Estimate | None:
         """S and p99, measured or declared."""
-        return estimate_of(self._services, route.expected_s)
+        if self._measured is not None:
+            return self._measured
+        estimate = estimate_of(self._services, route.expected_s)
+        if self._services.samples >= SAMPLES_MIN:
+            self._measured = estimate
+        return estimate
 
     def bound(self, route: BackendRoute) -> int:
         """How many calls with the backend's own timeout may wait."""

@@ -284,9 +284,10 @@ class Dispatcher:
             if link.pid:
                 self._shared.abort(link.replica, link.pid, "protocol")
         now = self._shared.now()
-        for call in calls:
+        again = [call for call in calls if call.state is not SETTLED and self._survives(call, error, now)]
+        for call in reversed(again):  # each goes to the front: so the oldest is first again
             if call.state is not SETTLED:
-                self._survive(call, error, now)
+                self._wait(call, front=True)
         self._fail_queue_if_unavailable()
         self._pull(now)
 
@@ -311,8 +312,8 @@ class Dispatcher:
         self._wait(call, front=True)
         self._fail_queue_if_unavailable()
 
-    def _survive(self, call: Call, error: WireError | None, now: float) -> None:
-        """Its replica died: run it once more elsewhere, if that is allowed and can succeed.
+    def _survives(self, call: Call, error: WireError | None, now: float) -> bool:
+        """Its replica died: whether it is run once more elsewhere. If that is not allowed or cannot succeed, it fails.
 
         A call that was only sent ahead is neither a suspect nor a burden: most likely nothing has run it.
         """
@@ -326,11 +327,11 @@ class Dispatcher:
                 why = "too many calls are being run again already"
         if why is None:
             self._counts.re_executed += 1
-            self._wait(call, front=True)
-            return
+            return True
         kind = ReplicaError if error is None else ReplicaProtocolError
         what = "died" if error is None else "broke the protocol"
         self._fail(call, kind(f"the replica {what} while it had this call, and {why}"))
+        return False
 
     def _why_not_again(self, call: Call, *, poison: bool, now: float) -> str | None:
         if poison:

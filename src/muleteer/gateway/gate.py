@@ -84,10 +84,10 @@ class Gate:
         if remaining_s <= 0:
             return ExpiredInQueue("the deadline passed before the request was read")
         if not self.queue and self.capacity.slots.next() is not None:
-            return admission.memory_refusal(waiting_bytes, size, _uniform()) if size else None
+            return admission.memory_refusal(waiting_bytes, size, random.random) if size else None
         return (
             self.unavailable()
-            or admission.memory_refusal(waiting_bytes, size, _uniform())
+            or admission.memory_refusal(waiting_bytes, size, random.random)
             or self._share_refusal(client)
             or self._refusal(self.queue.ahead_of(priority), remaining_s)
         )
@@ -104,14 +104,9 @@ class Gate:
 
     def _refusal(self, queued: int, remaining_s: float) -> Refused | None:
         return admission.refusal(
-            idle=False,
             queued=queued,
             slots=self.capacity.ready_slots,
             estimate=self.capacity.estimate(self.route),
             remaining_s=remaining_s,
-            uniform=_uniform(),
+            uniform=random.random,
         )
-
-
-def _uniform() -> float:
-    return random.random()  # noqa: S311 - it spreads load

@@ -105,6 +105,7 @@ class Link(asyncio.Protocol):
         self._ahead: deque[int] = deque()
         self._leaving = False
         self._lost = False
+        self._unsent: list[bytes] | None = None  # frames that leave together, while several are read together
 
     @property
     def in_service(self) -> bool:
@@ -179,12 +180,16 @@ class Link(asyncio.Protocol):
         if self._lost:
             return
         try:
-            for frame in self._connection.receive(data):
+            received = self._connection.receive(data)
+            if len(received) > 1:
+                self._unsent = []
+            for frame in received:
                 self._take(frame)
                 if self._lost:
                     return
         except WireError as error:
             self._lose(error)
+        self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing
         """EOF or reset: the replica is dead."""
@@ -248,7 +253,17 @@ class Link(asyncio.Protocol):
 
     def _write(self, kind: FrameType, *, id: int = 0, budget: int = 0, payload: bytes = b"") -> None:
         assert self._transport is not None
-        self._transport.write(self._connection.send(kind, id=id, budget=budget, payload=payload))
+        data = self._connection.send(kind, id=id, budget=budget, payload=payload)
+        if self._unsent is None:
+            self._transport.write(data)
+        else:
+            self._unsent.append(data)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        if unsent and not self._lost:
+            assert self._transport is not None
+            self._transport.write(b"".join(unsent))
 
     def _close_if_done(self) -> None:
         if not self.in_flight:
