@@ -8,7 +8,7 @@ import time
 import pytest
 
 from muleteer.base.errors import AlreadyRunningError, UsageError
-from muleteer.supervise.rundir import RunDirectory, default_run_dir, read_lock
+from muleteer.supervise.rundir import RunDirectory, read_lock
 
 
 @pytest.fixture
@@ -138,12 +138,6 @@ def test_one_that_is_open_to_others_is_closed_if_it_is_ours_alone(place):
     with pytest.raises(UsageError, match="holds other files"):
         RunDirectory(place / "home").open()
     assert (place / "home").stat().st_mode & 0o777 == 0o755
-
-
-def test_the_default_is_private_to_the_user(place):
-    assert default_run_dir({"XDG_RUNTIME_DIR": str(place)}, 7) == place / "muleteer"
-    for environ in ({}, {"XDG_RUNTIME_DIR": ""}, {"XDG_RUNTIME_DIR": str(place / "gone")}):
-        assert str(default_run_dir(environ, 7)) == "/tmp/muleteer-7"
 
 
 def test_started_twice_is_refused_and_a_sigkilled_ones_lock_is_free_at_once(tree, make, place):
