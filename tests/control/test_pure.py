@@ -9,14 +9,17 @@ import msgspec
 import pytest
 
 from muleteer.control.backend import Backend, in_words, replica_number
-from muleteer.control.controller import BackendStatistics, ReplicaStatistics
+from muleteer.control.fleet import BackendStatistics, Fleet, ReplicaStatistics
 from muleteer.control.files import FileWatch, shown, target_file
 from muleteer.control.proc import age_s, resident_bytes
-from muleteer.control.routes import snapshot
+from muleteer.control.routes import Routes
 from muleteer.control.status import backend_reason, backend_state
 from muleteer.control.wear import Measured, Wear
 from muleteer.engine.port import ReplicaStatus
+from muleteer.spec.fingerprint import fingerprint
 from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec
+from muleteer.spec.snapshot import Snapshot
+from muleteer.spec.traffic import Affinity
 from muleteer.supervise.process import LastExit
 
 BAD_START = LastExit(reason="import_error", code=1, message="SyntaxError: m.py line 3")
@@ -40,16 +43,31 @@ DECLARED = Declared(
 )
 
 
-def test_the_snapshot_routes_what_lives_and_stays() -> None:
-    states = ("starting", "ready", "backoff", "failed", "stopping", "ready")
-    replicas = [replica(f"a-{number}", state) for number, state in enumerate(states)]
-    found = snapshot(DECLARED, [*replicas, replica("undeclared-1")], leaving=["a-5"])
+def snapshot(declared: Declared, replicas: list[ReplicaStatus]) -> Snapshot:
+    routes = Routes("a2V5")
+    routes.declare(declared)
+    routes.observe(declared.backends[0], replicas)
+    routes.observe(msgspec.structs.replace(declared.backends[0], name="undeclared"), [replica("undeclared-1")])
+    return routes.snapshot()
+
+
+def test_the_snapshot_routes_what_lives() -> None:
+    states = ("starting", "ready", "backoff", "failed", "stopping")
+    found = snapshot(DECLARED, [replica(f"a-{number}", state) for number, state in enumerate(states)])
+    assert found.cookie_key == "a2V5"
     a, b = found.backends
     assert [address.id for address in a.replicas] == ["a-0", "a-1", "a-2"]
     assert a.replicas[0].address == "unix:/a-0.sock"
     assert (b.replicas, b.unavailable) == ((), "loading")
     (endpoint,) = found.endpoints
     assert (endpoint.timeout_s, endpoint.max_body, endpoint.traffic) == (5, 10, {"a": 1.0, "b": 2.0})
+
+
+def test_an_endpoint_travels_as_declared() -> None:
+    affinity = Affinity(source="header", name="x-session")
+    endpoint = msgspec.structs.replace(DECLARED.endpoints[0], timeout=0.5, affinity=affinity)
+    (found,) = snapshot(msgspec.structs.replace(DECLARED, endpoints=(endpoint,)), []).endpoints
+    assert (found.timeout_s, found.affinity) == (0.5, affinity)
 
 
 def test_the_snapshot_says_crash_loop_when_all_have_failed() -> None:
@@ -196,10 +214,52 @@ def test_a_reload_that_fails_says_so_once_and_may_be_mended(reloading: tuple[Bac
 
 
 def test_a_successor_goes_on_with_generation_and_numbers() -> None:
-    backend = Backend(BackendSpec(name="m", target="m.py:M", base_dir="/"))
-    backend.observe(replica("m-9", generation=4))
-    assert (backend.generation, backend.next_id(), backend.next_id()) == (4, "m-10", "m-11")
+    fleet = Fleet("m", {})
+    fleet.declare(BackendSpec(name="m", target="m.py:M", base_dir="/"))
+    fleet.observe(replica("m-9", generation=4), 0.0)
+    assert (fleet.backend.generation, fleet.next_id(), fleet.next_id()) == (4, "m-10", "m-11")
+    fleet.observe(replica("m-9", "gone", generation=4), 1.0)
+    assert (fleet.replicas, fleet.next_id()) == ({}, "m-12")
     assert [replica_number(id) for id in ("m-7", "lr:v1-12", "m", "m-x")] == [7, 12, 0, 0]
+
+
+M = BackendSpec(name="m", target="m.py:M", base_dir="/")
+
+
+@pytest.mark.parametrize(
+    ("change", "outdates"),
+    [
+        ({"target": "n.py:M"}, True),
+        ({"base_dir": "/other"}, True),
+        ({"settings": BackendSettings(concurrency=2)}, True),
+        ({"settings": BackendSettings(replicas=3, timeout=1, max_rss=1, expected=1, idempotent=False)}, False),
+    ],
+)
+def test_a_fingerprint_tells_what_outdates_a_replica(change: dict[str, object], outdates: bool) -> None:
+    backend = Backend(M)
+    backend.declare(msgspec.structs.replace(M, **change))
+    assert backend.generation == (2 if outdates else 1)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "expected"),
+    [
+        ([(3, M)], 3),
+        ([(3, None)], 4),
+        ([(2, None), (3, M)], 3),
+        ([(2, M), (3, None)], 4),
+        ([(1, None), (1, None)], 2),
+    ],
+)
+def test_an_adopted_replica_of_another_declaration_is_outdated(
+    replicas: list[tuple[int, BackendSpec | None]], expected: int
+) -> None:
+    """Whatever the order in which they are seen."""
+    for order in (replicas, replicas[::-1]):
+        backend = Backend(M)
+        for generation, spec in order:
+            backend.observe(replica("m-1", generation=generation, fingerprint=fingerprint(spec) if spec else "other"))
+        assert backend.generation == expected
 
 
 # the words of status

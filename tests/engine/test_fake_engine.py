@@ -14,7 +14,9 @@ from muleteer.testing.engine import FakeEngine, FakeWorld, check_engine
 
 
 class FakeRig:
-    good = ReplicaRequest(id="m-1", backend="m", generation=3, target="good.py:M", base_dir="/models")
+    good = ReplicaRequest(
+        id="m-1", backend="m", generation=3, fingerprint="f00", target="good.py:M", base_dir="/models"
+    )
     bad = ReplicaRequest(id="bad-1", backend="bad", generation=1, target="bad.py:M", base_dir="/models")
 
     def __init__(self, kind: type[FakeEngine], wait_s: float) -> None:

@@ -17,6 +17,7 @@ REQUEST = ReplicaRequest(
     id="lr:v1-1",
     backend="lr:v1",
     generation=2,
+    fingerprint="f00",
     target="lr.py:LR",
     base_dir="/",
     settings=BackendSettings(concurrency=3, max_body=1000, load_timeout=7.0),
@@ -64,7 +65,12 @@ def test_start_asks_the_supervisor_for_a_replica() -> None:
         "debug": True,
     }
     assert spec.sockets == {"link": "unix:/run/sockets/1.sock"}
-    assert spec.labels == {"backend": "lr:v1", "generation": "2", "address": "unix:/run/sockets/1.sock"}
+    assert spec.labels == {
+        "backend": "lr:v1",
+        "generation": "2",
+        "fingerprint": "f00",
+        "address": "unix:/run/sockets/1.sock",
+    }
     assert (spec.ready_timeout_s, spec.grace_s, spec.starts_max, spec.stop_rank) == (7.0, 3.0, 5, 1)
     assert engine.start(REQUEST) == status
     assert len(sent) == 1

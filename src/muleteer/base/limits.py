@@ -79,6 +79,7 @@ DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all late cal
 
 # the state
 REVISIONS_KEPT = _integer("revisions_kept", 500, "revisions", "months of changes; bounds the file")
+ROLLOUT_TICK_S = _seconds("rollout_tick_s", 1.0, "how often an active rollout is looked at; harm is over this soon")
 STATE_BUSY_S = _seconds("state_busy_s", 5.0, "wait for another process that writes the state")
 
 # affinity and shadow
@@ -150,6 +151,9 @@ GATEWAY_DIAL_S = _seconds("gateway_dial_s", 0.1, "pause before the controller di
 GATEWAY_ANSWER_S_MAX = _seconds("gateway_answer_s_max", 1.0, "a gateway that is silent this long is left out of status")
 WEAR_AGE_S_MIN = _seconds(
     "wear_age_s_min", 5.0, "a replica over max_rss serves at least this long: bounds the churn of a max_rss set too low"
+)
+SWEEP_MAX = _integer(
+    "sweep_max", 64, "backends", "looked at in one tick for memory, files and drift; of more, each comes round later"
 )
 FILES_WATCHED_MAX = _integer("files_watched_max", 1000, "files", "source files looked at per backend and tick")
 

@@ -8,6 +8,7 @@ import msgspec
 
 from muleteer.control.files import FileWatch, shown, target_file
 from muleteer.engine.port import ReplicaStatus
+from muleteer.spec.fingerprint import fingerprint
 from muleteer.spec.settings import BackendSpec
 from muleteer.supervise.process import LastExit
 
@@ -23,27 +24,37 @@ class Backend:
     """One declared backend.
 
     Attributes:
-        generation: the one that is wanted now; grows with each change of the code.
+        fingerprint: of the present declaration.
+        generation: the one that is wanted now; grows with each change of the code, and of what costs new replicas.
         reload: what is on its way, or None.
     """
 
     def __init__(self, spec: BackendSpec) -> None:
         self.spec = spec
+        self.fingerprint = fingerprint(spec)
         self.generation = 1
         self.reload: Reload | None = None
-        self._numbers_used = 0
         self._watch = FileWatch()
         self._files: frozenset[str] = frozenset()
 
-    def next_id(self) -> str:
-        """The id of a replica to start; never given twice."""
-        self._numbers_used += 1
-        return f"{self.spec.name}-{self._numbers_used}"
+    def declare(self, spec: BackendSpec) -> None:
+        """The same backend, declared anew: a new generation if its replicas are not what is declared any more."""
+        self.spec = spec
+        now = fingerprint(spec)
+        if now != self.fingerprint:
+            self.fingerprint = now
+            self.generation += 1
+            self.reload = None
+            self._watch, self._files = FileWatch(), frozenset()
 
     def observe(self, replica: ReplicaStatus) -> None:
-        """A replica of this backend, perhaps adopted from an earlier controller: its generation and number are used."""
-        self.generation = max(self.generation, replica.generation)
-        self._numbers_used = max(self._numbers_used, replica_number(replica.id))
+        """A replica of this backend, perhaps adopted from an earlier controller: its generation is used, and used up if
+        it was started from another declaration. So no generation need be stored.
+        """
+        if replica.fingerprint in ("", self.fingerprint):
+            self.generation = max(self.generation, replica.generation)
+        elif replica.generation >= self.generation:
+            self.generation = replica.generation + 1
         if replica.state == "ready" and replica.generation == self.generation and replica.files:
             self._files = frozenset(replica.files)
 

@@ -1,12 +1,15 @@
 """The controller: after every event and every tick, one step from what is observed towards what is declared. Must not
-know the supervisor, processes or HTTP: it knows an engine, and gateways that take snapshots.
+know the supervisor, processes, HTTP or where the declaration comes from: it knows an engine, and gateways that take
+snapshots.
 
-It holds nothing that a successor could not find out again, so it may be killed at any moment.
+It holds nothing that a successor could not find out again, so it may be killed at any moment. A step costs by what
+changed, not by what there is: only dirty backends are looked at, and a slow sweep makes all of them dirty in turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -14,69 +17,20 @@ import msgspec
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import MuleteerError
-from muleteer.base.limits import ACKNOWLEDGE_S_MAX, TICK_S
-from muleteer.control.backend import Backend, replica_number
+from muleteer.base.limits import ACKNOWLEDGE_S_MAX, SWEEP_MAX, TICK_S
+from muleteer.control.backend import Backend
+from muleteer.control.fleet import BackendStatistics, Fleet, Leaving
 from muleteer.control.problems import Problems
-from muleteer.control.proc import resident_bytes
 from muleteer.control.publish import Publisher, PublisherStatistics
-from muleteer.control.reconcile import Condition, Seen, Wanted, plan
-from muleteer.control.routes import snapshot
-from muleteer.control.wear import Measured, Wear
-from muleteer.engine.port import Capacity, Engine, EngineStatistics, ReplicaRequest, ReplicaState, ReplicaStatus
-from muleteer.spec.settings import Declared
-from muleteer.spec.units import format_bytes
-
-_CONDITIONS: dict[ReplicaState, Condition] = {
-    "starting": "starting",
-    "backoff": "starting",
-    "ready": "ready",
-    "failed": "failed",
-}
-
-
-class Observed(msgspec.Struct):
-    """One replica: what the engine told last, when its state began (controller's clock), and its memory."""
-
-    status: ReplicaStatus
-    since_s: float
-    rss_bytes: int | None = None
-
-
-class Leaving(msgspec.Struct):
-    """A replica on its way out: no snapshot names it, the gateways acknowledge that, then it is stopped.
-
-    Attributes:
-        since_s: when that was decided.
-        revision: the first snapshot without it; None until published.
-        stopped: whether the engine was told.
-    """
-
-    since_s: float
-    revision: int | None = None
-    stopped: bool = False
-
-
-class ReplicaStatistics(msgspec.Struct, frozen=True):
-    """One replica as the controller sees it. `state_s`: seconds in its state."""
-
-    status: ReplicaStatus
-    state_s: float
-    rss_bytes: int | None
-    leaving: bool
-    worn: bool
-
-
-class BackendStatistics(msgspec.Struct, frozen=True):
-    """One declared backend."""
-
-    name: str
-    generation: int
-    wanted: int
-    replicas: tuple[ReplicaStatistics, ...]
+from muleteer.control.routes import Routes
+from muleteer.engine.port import Capacity, Engine, EngineStatistics, ReplicaRequest, ReplicaStatus
+from muleteer.spec.settings import Declared, ServerSettings
 
 
 class ControllerStatistics(msgspec.Struct, frozen=True):
-    """Everything the controller knows. `problems`: name → message of what does not work now."""
+    """Everything the controller knows. `problems`: name → message of what does not work now. `settled`: everything
+    declared runs, nothing else does, and every gateway knows it.
+    """
 
     backends: tuple[BackendStatistics, ...]
     steps: int
@@ -85,6 +39,7 @@ class ControllerStatistics(msgspec.Struct, frozen=True):
     engine_name: str
     engine: EngineStatistics
     capacity: Capacity
+    settled: bool = False
 
 
 class EngineLostError(MuleteerError):
@@ -98,6 +53,9 @@ class Controller:
         run_dir: for the snapshot and the gateways' sockets.
         gateways: names of the gateways.
         notice: says one line to the person in the foreground.
+        problems: where to report what does not work; None: a place of its own.
+        server: the settings that this server was started with; None: those declared.
+        cookie_key: see Snapshot.
     """
 
     def __init__(
@@ -109,20 +67,28 @@ class Controller:
         gateways: tuple[str, ...],
         notice: Callable[[str], None],
         clock: Clock,
+        problems: Problems | None = None,
+        server: ServerSettings | None = None,
+        cookie_key: str = "",
     ) -> None:
-        self.declared = declared
+        self.declared = Declared()
         self._engine = engine
         self._notice = notice
         self._clock = clock
+        self._server = server if server is not None else declared.server
         self._wake = asyncio.Event()
-        self.problems = Problems()
+        self.problems = problems if problems is not None else Problems()
         self.publisher = Publisher(run_dir, gateways, self.problems, self._wake.set)
-        self._backends = {spec.name: Backend(spec) for spec in declared.backends}
-        self._replicas: dict[str, Observed] = {}
+        self._routes = Routes(cookie_key)
+        self._fleets: dict[str, Fleet] = {}
         self._leaving: dict[str, Leaving] = {}
-        self._wear = Wear()
+        self._numbers_used: dict[str, int] = {}  # of fleets that are gone
+        self._dirty: dict[str, None] = {}  # a set that keeps its order
+        self._unpublished = True
+        self._to_sweep: deque[str] = deque()
         self._tick_at = 0.0
         self._steps = 0
+        self.declare(declared)
 
     async def run(self, on_published: Callable[[], None]) -> None:
         """Adopt what runs, publish, call `on_published`, and go on until cancelled. Raises EngineLostError."""
@@ -138,14 +104,34 @@ class Controller:
         finally:
             await self.publisher.close()
 
+    def declare(self, declared: Declared) -> None:
+        """From now on this is declared. Takes effect with the next step, which is at once."""
+        before, self.declared = {spec.name: spec for spec in self.declared.backends}, declared
+        for spec in declared.backends:
+            if before.pop(spec.name, None) != spec:
+                self._fleet(spec.name).declare(spec)
+                self._dirty[spec.name] = None
+        for name in before:
+            self._fleets[name].declare(None)
+            self._dirty[name] = None
+        self._routes.declare(declared)
+        self._unpublished = True
+        self._wake.set()
+
     def retry(self, name: str) -> list[str] | None:
         """Start the failed replicas of a backend afresh; their ids, or None if there is no such backend."""
-        if name not in self._backends:
+        fleet = self._fleets.get(name)
+        if fleet is None or fleet.backend is None:
             return None
-        failed = [seen.status.id for seen in self._of(name) if seen.status.state == "failed"]
+        failed = [status.id for status in fleet.statuses() if status.state == "failed"]
         for id in failed:
             self._engine.retry(id)
         return failed
+
+    def backend_statistics(self, name: str) -> BackendStatistics | None:
+        """One declared backend; None if there is none of this name."""
+        fleet = self._fleets.get(name)
+        return fleet.statistics(self._clock.now()) if fleet is not None and fleet.backend is not None else None
 
     def step(self) -> None:
         """One step. What fails in one part of it is reported in `problems` and does not keep the rest from running."""
@@ -154,28 +140,32 @@ class Controller:
         self._steps += 1
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
-            for backend in self._backends.values():
-                self._guarded(f"files of {backend.spec.name}", partial(self._look_at_files, backend, now))
-                self._guarded(f"memory of {backend.spec.name}", partial(self._measure, backend, now))
-        for name in dict.fromkeys((*self._backends, *(seen.status.backend for seen in self._replicas.values()))):
-            self._guarded(f"reconcile {name}", partial(self._reconcile, name, now))
-        self._guarded("publish", self._publish)
-        self._guarded("stop", partial(self._stop_leaving, now))
-        for backend in self._backends.values():
-            replicas = [seen.status for seen in self._of(backend.spec.name)]
-            self._guarded("notices", partial(backend.report_reload, now, replicas, self._notice))
+            self._sweep(now)
+            self.publisher.retry()
+        dirty, self._dirty = self._dirty, {}
+        for name in dirty:
+            if not self._guarded(f"reconcile {name}", partial(self._reconcile, name, now)):
+                self._dirty[name] = None
+        if self._unpublished:
+            self._guarded("publish", self._publish)
+        if self._leaving:
+            self._guarded("stop", partial(self._stop_leaving, now))
 
     def statistics(self) -> ControllerStatistics:
         """A frozen snapshot."""
         now = self._clock.now()
+        fleets = list(self._fleets.values())
+        publisher = self.publisher.statistics()
+        published = not self._unpublished and self.publisher.acknowledged(publisher.revision)
         return ControllerStatistics(
-            backends=tuple(self._backend_statistics(backend, now) for backend in self._backends.values()),
+            backends=tuple(self._fleets[spec.name].statistics(now) for spec in self.declared.backends),
             steps=self._steps,
             problems=self.problems.statistics(),
-            publisher=self.publisher.statistics(),
+            publisher=publisher,
             engine_name=self._engine.name,
             engine=self._engine.statistics(),
             capacity=self._engine.capacity(),
+            settled=published and not self._dirty and all(fleet.settled() for fleet in fleets),
         )
 
     async def _follow_engine(self) -> None:
@@ -193,87 +183,75 @@ class Controller:
                 pass
             self.step()
 
-    def _guarded(self, name: str, part: Callable[[], None]) -> None:
+    def _guarded(self, name: str, part: Callable[[], None]) -> bool:
         """The boundary of the control step: an error becomes visible state, and the next step tries again."""
         try:
             part()
         except Exception as error:  # noqa: BLE001
             self.problems.begin(name, f"{type(error).__name__}: {error}")
-        else:
-            self.problems.end(name)
+            return False
+        self.problems.end(name)
+        return True
+
+    def _fleet(self, name: str) -> Fleet:
+        fleet = self._fleets.get(name)
+        if fleet is None:
+            fleet = self._fleets[name] = Fleet(name, self._leaving, self._numbers_used.pop(name, 0))
+        return fleet
 
     def _observe(self, status: ReplicaStatus) -> None:
-        if status.state == "gone":
-            self._replicas.pop(status.id, None)
-            self._leaving.pop(status.id, None)
-            self._wear.forget(status.id)
-            return
-        self._replicas[status.id] = Observed(status, self._clock.now() - status.since_s)
-        backend = self._backends.get(status.backend)
-        if backend is not None:
-            backend.observe(status)
+        self._fleet(status.backend).observe(status, self._clock.now())
+        self._dirty[status.backend] = None
 
-    def _of(self, name: str) -> list[Observed]:
-        return [seen for seen in self._replicas.values() if seen.status.backend == name]
-
-    def _staying(self, name: str) -> list[Observed]:
-        return [
-            seen for seen in self._of(name) if seen.status.id not in self._leaving and seen.status.state in _CONDITIONS
-        ]
-
-    def _look_at_files(self, backend: Backend, now: float) -> None:
-        if self.declared.server.reload:
-            backend.look_at_files(now, self._notice)
-
-    def _measure(self, backend: Backend, now: float) -> None:
-        for seen in self._of(backend.spec.name):
-            seen.rss_bytes = resident_bytes(seen.status.pid) if seen.status.pid is not None else None
-        max_rss = backend.spec.settings.max_rss
-        worn = self._wear.examine(
-            max_rss,
-            (
-                Measured(seen.status, now - seen.since_s if seen.status.state == "ready" else 0.0, seen.rss_bytes)
-                for seen in self._staying(backend.spec.name)
-            ),
-        )
-        if worn is not None and worn.rss_bytes is not None and max_rss is not None:
-            size, bound = format_bytes(worn.rss_bytes), format_bytes(max_rss)
-            self._notice(f"replacing {worn.replica.id}: it holds {size}, more than max_rss {bound}")
+    def _sweep(self, now: float) -> None:
+        """Look at some backends whatever was told of them, so that each comes round."""
+        if not self._to_sweep:
+            self._to_sweep.extend(self._fleets)
+        for _ in range(min(SWEEP_MAX, len(self._to_sweep))):
+            name = self._to_sweep.popleft()
+            fleet = self._fleets.get(name)
+            if fleet is None:
+                continue
+            self._dirty[name] = None
+            if self.declared.server.reload and fleet.backend is not None:
+                self._guarded(f"files of {name}", partial(fleet.backend.look_at_files, now, self._notice))
+            if fleet.replicas:
+                self._guarded(f"memory of {name}", partial(fleet.measure, now, self._notice))
 
     def _reconcile(self, name: str, now: float) -> None:
-        backend = self._backends.get(name)
-        wanted = Wanted(backend.spec.settings.replicas, backend.generation) if backend is not None else Wanted(0, 0)
-        action = plan(wanted, tuple(self._seen(seen.status) for seen in self._staying(name)))
+        fleet = self._fleets[name]
+        action = fleet.plan()
         for id in action.drain:
-            self._leaving[id] = Leaving(now)
-        if backend is not None:
-            for _ in range(action.start):
-                self._observe(self._engine.start(self._request(backend)))
+            fleet.leave(id, now)
+        if action.drain:
+            self._unpublished = True  # one that no gateway knew of leaves like any other
+        if fleet.backend is None:
+            if not fleet.replicas:
+                del self._fleets[name]
+                self._numbers_used[name] = fleet.numbers_used
+            return
+        for _ in range(action.start):
+            fleet.observe(self._engine.start(self._request(fleet, fleet.backend)), now)
+        if self._routes.observe(fleet.backend.spec, fleet.serving()):
+            self._unpublished = True
+        fleet.backend.report_reload(now, fleet.statuses(), self._notice)
 
-    def _seen(self, status: ReplicaStatus) -> Seen:
-        return Seen(
-            id=status.id,
-            number=replica_number(status.id),
-            generation=status.generation,
-            condition=_CONDITIONS[status.state],
-            worn=self._wear.worn(status.id),
-        )
-
-    def _request(self, backend: Backend) -> ReplicaRequest:
+    def _request(self, fleet: Fleet, backend: Backend) -> ReplicaRequest:
         return ReplicaRequest(
-            id=backend.next_id(),
-            backend=backend.spec.name,
+            id=fleet.next_id(),
+            backend=fleet.name,
             generation=backend.generation,
+            fingerprint=backend.fingerprint,
             target=backend.spec.target,
             base_dir=backend.spec.base_dir,
             settings=backend.spec.settings,
-            debug=self.declared.server.debug,
-            grace_s=self.declared.server.grace,
+            debug=self._server.debug,
+            grace_s=self._server.grace,
         )
 
     def _publish(self) -> None:
-        content = snapshot(self.declared, (seen.status for seen in self._replicas.values()), leaving=self._leaving)
-        revision = self.publisher.publish(content)
+        revision = self.publisher.publish(self._routes.snapshot())
+        self._unpublished = False
         for leaving in self._leaving.values():
             if leaving.revision is None:
                 leaving.revision = revision
@@ -285,20 +263,3 @@ class Controller:
             if self.publisher.acknowledged(leaving.revision) or now - leaving.since_s >= ACKNOWLEDGE_S_MAX:
                 leaving.stopped = True
                 self._engine.stop(id)
-
-    def _backend_statistics(self, backend: Backend, now: float) -> BackendStatistics:
-        return BackendStatistics(
-            name=backend.spec.name,
-            generation=backend.generation,
-            wanted=backend.spec.settings.replicas,
-            replicas=tuple(
-                ReplicaStatistics(
-                    status=seen.status,
-                    state_s=max(0.0, now - seen.since_s),
-                    rss_bytes=seen.rss_bytes,
-                    leaving=seen.status.id in self._leaving or seen.status.state == "stopping",
-                    worn=self._wear.worn(seen.status.id),
-                )
-                for seen in self._of(backend.spec.name)
-            ),
-        )

@@ -55,9 +55,13 @@ class Publisher:
             self._last = msgspec.structs.replace(content, revision=self._last.revision + 1)
         for link in self._links:
             link.push(self._last)
+        self.retry()
+        return self._last.revision
+
+    def retry(self) -> None:
+        """Write what could not be written."""
         if self._written is not self._last:
             self._write()
-        return self._last.revision
 
     def acknowledged(self, revision: int) -> bool:
         """Whether every gateway has taken this revision or a later one. One that is away has not."""

@@ -1,4 +1,7 @@
-"""What the gateways are told: the routing snapshot, from declared and observed. Pure; must not know how it travels."""
+"""What the gateways are told: the routing snapshot, from declared and observed. Must not know how it travels.
+
+Of thousands of backends one changes at a time: only its route is made anew.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +15,49 @@ _ROUTED = frozenset({"starting", "ready", "backoff"})
 """A gateway dials early and goes on dialling: the address stays the same, and the link opens with the replica."""
 
 
-def snapshot(declared: Declared, replicas: Iterable[ReplicaStatus], *, leaving: Iterable[str] = ()) -> Snapshot:
-    """The snapshot at revision 0. Replicas in `leaving` (ids) are left out: they get no more calls."""
-    gone = frozenset(leaving)
-    of_backend: dict[str, list[ReplicaStatus]] = {backend.name: [] for backend in declared.backends}
-    for replica in replicas:
-        if replica.backend in of_backend and replica.id not in gone:
-            of_backend[replica.backend].append(replica)
-    backends = {backend.name: backend for backend in declared.backends}
-    return Snapshot(
-        revision=0,
-        endpoints=tuple(_endpoint(endpoint, backends) for endpoint in declared.endpoints),
-        backends=tuple(_backend(backend, of_backend[backend.name]) for backend in declared.backends),
-    )
+class Routes:
+    """The routes of all that is declared. `cookie_key`: see Snapshot."""
+
+    def __init__(self, cookie_key: str = "") -> None:
+        self._cookie_key = cookie_key
+        self._endpoints: tuple[EndpointRoute, ...] = ()
+        self._backends: dict[str, BackendRoute] = {}
+
+    def declare(self, declared: Declared) -> None:
+        """Another declaration: its endpoints, and its backends in their order. Backends keep the route they have."""
+        specs = {backend.name: backend for backend in declared.backends}
+        self._endpoints = tuple(_endpoint(endpoint, specs) for endpoint in declared.endpoints)
+        self._backends = {name: self._backends.get(name) or BackendRoute(name=name) for name in specs}
+
+    def observe(self, backend: BackendSpec, replicas: Iterable[ReplicaStatus]) -> bool:
+        """One backend as declared, with its replicas but for those that leave: they get no more calls. Whether that
+        changes its route.
+        """
+        route = _backend(backend, list(replicas))
+        if self._backends.get(backend.name, route) == route:
+            return False
+        self._backends[backend.name] = route
+        return True
+
+    def snapshot(self) -> Snapshot:
+        """The snapshot at revision 0."""
+        return Snapshot(0, self._endpoints, tuple(self._backends.values()), self._cookie_key)
 
 
 def _endpoint(endpoint: EndpointSpec, backends: Mapping[str, BackendSpec]) -> EndpointRoute:
     """With several backends: the longest timeout, and the body that fits all."""
     settings = [backends[name].settings for name in endpoint.traffic]
+    timeout = endpoint.timeout
     return EndpointRoute(
         name=endpoint.name,
         route=endpoint.route,
         methods=endpoint.methods,
-        timeout_s=max(each.timeout for each in settings),
+        timeout_s=timeout if timeout is not None else max(each.timeout for each in settings),
         max_body=min(each.max_body for each in settings),
         traffic=endpoint.traffic,
+        affinity=endpoint.affinity,
+        shadow=endpoint.shadow,
+        override=endpoint.override,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 from muleteer.control.backend import failed_start, in_words
-from muleteer.control.controller import BackendStatistics, ControllerStatistics, ReplicaStatistics
+from muleteer.control.controller import ControllerStatistics
+from muleteer.control.fleet import BackendStatistics, ReplicaStatistics
 from muleteer.spec.settings import BackendSpec, Declared
 from muleteer.supervise.process import ProcessStatus
 

@@ -82,6 +82,7 @@ class LocalEngine:
             id=request.id,
             backend=request.backend,
             generation=request.generation,
+            fingerprint=request.fingerprint,
             address=address,
             state="starting",
         )
@@ -148,7 +149,12 @@ def process_spec(request: ReplicaRequest, address: str) -> ProcessSpec:
         # -P: a file of the user's named like one of ours, or of the standard library, must not shadow it
         argv=(sys.executable, "-P", "-m", "muleteer.replica", msgspec.json.encode(config).decode()),
         sockets={"link": address},
-        labels={"backend": request.backend, "generation": str(request.generation), "address": address},
+        labels={
+            "backend": request.backend,
+            "generation": str(request.generation),
+            "fingerprint": request.fingerprint,
+            "address": address,
+        },
         ready_timeout_s=request.settings.load_timeout,
         grace_s=request.grace_s,
         starts_max=FAILED_STARTS_MAX,
@@ -164,6 +170,7 @@ def replica_status(row: ProcessStatus) -> ReplicaStatus:
         id=row.id,
         backend=row.labels["backend"],
         generation=int(row.labels["generation"]),
+        fingerprint=row.labels.get("fingerprint", ""),
         address=row.labels["address"],
         state=_STATES[row.state],
         pid=row.pid,

@@ -22,11 +22,17 @@ ReplicaState = Literal["starting", "ready", "stopping", "backoff", "failed", "go
 
 
 class ReplicaRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica to keep alive. `generation` grows with each change of the backend's code or settings."""
+    """One replica to keep alive.
+
+    Attributes:
+        generation: grows with each change of the backend's code or settings.
+        fingerprint: of what it is started from (`spec.fingerprint`); given back with its status.
+    """
 
     id: str
     backend: str
     generation: int
+    fingerprint: str = ""
     target: str
     base_dir: str
     settings: BackendSettings = BackendSettings()
@@ -49,6 +55,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     backend: str
     generation: int
+    fingerprint: str = ""
     address: str
     state: ReplicaState
     pid: int | None = None

@@ -55,9 +55,8 @@ def _named(entry: dict[str, Any], description: str) -> dict[str, Any]:
 
 
 def _settings(scope: str) -> dict[str, Any]:
-    return {
-        name: _setting(setting) for name, setting in SETTINGS.items() if setting.scope == scope and not setting.secret
-    }
+    shown = (setting for setting in SETTINGS.values() if setting.scope == scope and not setting.secret)
+    return {setting.name: _setting(setting) for setting in shown}
 
 
 def _setting(setting: Setting) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     admin_token: Annotated[
         Annotated[str, Meta(min_length=16, max_length=1024)] | None,
         _about(
-            "what a client of the admin API must show on TCP; from the environment rather than a flag, never from a file",
+            "what a client of the admin API must show on TCP; rather in the environment than a flag, never in a file",
             why="nobody can guess one that nobody chose",
             cost="restart",
             secret=True,

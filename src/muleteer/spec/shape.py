@@ -1,4 +1,4 @@
-"""The shape of `muleteer.yaml` as JSON, read by the same reader: what the admin API takes and gives. Must not know HTTP.
+"""The shape of `muleteer.yaml` as JSON, by the same reader: what the admin API takes and gives. Must not know HTTP.
 
 A mistake is named by its key alone: JSON that a program wrote has no lines worth naming.
 """
@@ -15,6 +15,7 @@ from muleteer.base.limits import YAML_DEPTH_MAX, YAML_PROBLEMS_MAX
 from muleteer.spec import dump
 from muleteer.spec.document import Mapping, Node, Problem, Scalar, Sequence
 from muleteer.spec.file import Reader
+from muleteer.spec.names import check_name
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
 
 T = TypeVar("T")
@@ -33,19 +34,24 @@ def read_declared(value: Any, *, base_dir: str) -> Declared:
     return _read(base_dir, (), lambda reader: reader.read(_node(value)))
 
 
-def read_server(value: Any, *, base_dir: str) -> dict[str, Any]:
-    """The settings that the `server` part of a FILE names."""
-    return _read(base_dir, (), lambda reader: reader.server(_node(value)))
-
-
 def read_backend(name: str, value: Any, *, base_dir: str, check_files: bool = True) -> BackendSpec:
     """One backend, given as what stands under its name."""
-    return _read(base_dir, (), lambda reader: reader.backend(name, 0, _node(value)), check_files=check_files)
+
+    def read(reader: Reader) -> BackendSpec:
+        reader.attempt(0, "", lambda: check_name(name, "backend name"))
+        return reader.backend(name, 0, _node(value))
+
+    return _read(base_dir, (), read, check_files=check_files)
 
 
 def read_endpoint(name: str, value: Any, *, backends: Iterable[str]) -> EndpointSpec:
     """One endpoint, given as what stands under its name. `backends`: those it may name."""
-    return _read("/", backends, lambda reader: reader.endpoint(name, 0, _node(value)))
+
+    def read(reader: Reader) -> EndpointSpec:
+        reader.attempt(0, "", lambda: check_name(name, "endpoint name"))
+        return reader.endpoint(name, 0, _node(value))
+
+    return _read("/", backends, read)
 
 
 def write_declared(declared: Declared) -> dict[str, Any]:

@@ -57,11 +57,15 @@ class EndpointRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything, at one revision (grows with each publication; a gateway applies whatever comes last)."""
+    """Everything, at one revision (grows with each publication; a gateway applies whatever comes last).
+
+    `cookie_key`: the key, in base64, with which gateways sign the cookies they issue; it outlives them all.
+    """
 
     revision: int
     endpoints: tuple[EndpointRoute, ...] = ()
     backends: tuple[BackendRoute, ...] = ()
+    cookie_key: str = ""
 
 
 EMPTY = Snapshot(revision=0)

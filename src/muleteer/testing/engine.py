@@ -37,6 +37,7 @@ class FakeWorld:
             id=request.id,
             backend=request.backend,
             generation=request.generation,
+            fingerprint=request.fingerprint,
             address=f"unix:/fake/{request.id}.sock",
             state="starting",
             pid=self._next_pid(),
@@ -225,7 +226,8 @@ async def _starts_and_stops(rig: EngineRig) -> None:
     watch = _Watcher(rig)
     assert await watch.open() == ()
     first = watch.engine.start(rig.good)
-    assert (first.id, first.backend, first.generation) == (rig.good.id, rig.good.backend, rig.good.generation)
+    for name in ("id", "backend", "generation", "fingerprint"):
+        assert getattr(first, name) == getattr(rig.good, name), name
     assert first.state == "starting"
     ready = await watch.state(rig.good.id, "ready")
     assert ready.address, "a ready replica has an address"
@@ -282,7 +284,7 @@ async def _is_adopted(rig: EngineRig) -> None:
     await watch.close()
     successor = _Watcher(rig)
     (adopted,) = await successor.open()
-    for name in ("id", "backend", "generation", "address", "state", "pid", "restarts", "files"):
+    for name in ("id", "backend", "generation", "fingerprint", "address", "state", "pid", "restarts", "files"):
         assert getattr(adopted, name) == getattr(before, name), name
     assert successor.engine.start(rig.good).pid == before.pid, "adopted, not started again"
     successor.engine.stop(rig.good.id)

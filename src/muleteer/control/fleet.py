@@ -1,0 +1,199 @@
+"""The replicas of one backend, declared or on its way out: what is seen of them and what is to be done. Must not know
+engines, gateways or the other backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from muleteer.control.backend import Backend, replica_number
+from muleteer.control.proc import resident_bytes
+from muleteer.control.reconcile import Condition, Plan, Seen, Wanted, plan
+from muleteer.control.wear import Measured, Wear
+from muleteer.engine.port import ReplicaState, ReplicaStatus
+from muleteer.spec.settings import BackendSpec
+from muleteer.spec.units import format_bytes
+
+_CONDITIONS: dict[ReplicaState, Condition] = {
+    "starting": "starting",
+    "backoff": "starting",
+    "ready": "ready",
+    "failed": "failed",
+}
+
+
+class Observed(msgspec.Struct):
+    """One replica: what the engine told last, when its state began (controller's clock), and its memory."""
+
+    status: ReplicaStatus
+    since_s: float
+    rss_bytes: int | None = None
+
+
+class Leaving(msgspec.Struct):
+    """A replica on its way out: no snapshot names it, the gateways acknowledge that, then it is stopped.
+
+    Attributes:
+        since_s: when that was decided.
+        revision: the first snapshot without it; None until published.
+        stopped: whether the engine was told.
+    """
+
+    since_s: float
+    revision: int | None = None
+    stopped: bool = False
+
+
+class ReplicaStatistics(msgspec.Struct, frozen=True):
+    """One replica as the controller sees it. `state_s`: seconds in its state."""
+
+    status: ReplicaStatus
+    state_s: float
+    rss_bytes: int | None
+    leaving: bool
+    worn: bool
+
+
+class BackendStatistics(msgspec.Struct, frozen=True):
+    """One declared backend. `settled`: as many replicas as declared are ready, all current, and none leaves."""
+
+    name: str
+    generation: int
+    wanted: int
+    replicas: tuple[ReplicaStatistics, ...]
+    fingerprint: str = ""
+    settled: bool = False
+
+
+class Fleet:
+    """All replicas of one name.
+
+    Args:
+        leaving: replicas of all fleets that are on their way out, by id; this fleet adds its own.
+        numbers_used: of an earlier fleet of this name; an id is not given twice.
+
+    Attributes:
+        backend: None if it is not declared (any more): then every replica leaves.
+    """
+
+    def __init__(self, name: str, leaving: dict[str, Leaving], numbers_used: int = 0) -> None:
+        self.name = name
+        self.backend: Backend | None = None
+        self.replicas: dict[str, Observed] = {}
+        self.numbers_used = numbers_used
+        self._leaving = leaving
+        self._wear = Wear()
+
+    def declare(self, spec: BackendSpec | None) -> None:
+        """What is wanted of it from now on."""
+        if spec is None:
+            self.backend = None
+        elif self.backend is not None:
+            self.backend.declare(spec)
+        else:
+            self.backend = Backend(spec)
+            for seen in self.replicas.values():
+                self.backend.observe(seen.status)
+
+    def observe(self, status: ReplicaStatus, now: float) -> None:
+        """What the engine tells of one replica."""
+        self.numbers_used = max(self.numbers_used, replica_number(status.id))
+        if status.state == "gone":
+            self.replicas.pop(status.id, None)
+            self._leaving.pop(status.id, None)
+            self._wear.forget(status.id)
+            return
+        self.replicas[status.id] = Observed(status, now - status.since_s)
+        if self.backend is not None:
+            self.backend.observe(status)
+
+    def next_id(self) -> str:
+        """The id of a replica to start; never given twice."""
+        self.numbers_used += 1
+        return f"{self.name}-{self.numbers_used}"
+
+    def plan(self) -> Plan:
+        """The next step towards what is wanted."""
+        backend = self.backend
+        wanted = Wanted(backend.spec.settings.replicas, backend.generation) if backend is not None else Wanted(0, 0)
+        return plan(wanted, tuple(self._seen(seen.status) for seen in self._staying()))
+
+    def leave(self, id: str, now: float) -> None:
+        """This replica is to go."""
+        self._leaving[id] = Leaving(now)
+
+    def statuses(self) -> list[ReplicaStatus]:
+        """All replicas, those that leave too."""
+        return [seen.status for seen in self.replicas.values()]
+
+    def serving(self) -> list[ReplicaStatus]:
+        """All replicas but those that leave."""
+        return [seen.status for id, seen in self.replicas.items() if id not in self._leaving]
+
+    def measure(self, now: float, notice: Callable[[str], None]) -> None:
+        """Look at the memory of every replica; say which one is to be replaced for it, if any."""
+        for seen in self.replicas.values():
+            seen.rss_bytes = resident_bytes(seen.status.pid) if seen.status.pid is not None else None
+        if self.backend is None:
+            return
+        max_rss = self.backend.spec.settings.max_rss
+        worn = self._wear.examine(
+            max_rss,
+            (
+                Measured(seen.status, now - seen.since_s if seen.status.state == "ready" else 0.0, seen.rss_bytes)
+                for seen in self._staying()
+            ),
+        )
+        if worn is not None and worn.rss_bytes is not None and max_rss is not None:
+            size, bound = format_bytes(worn.rss_bytes), format_bytes(max_rss)
+            notice(f"replacing {worn.replica.id}: it holds {size}, more than max_rss {bound}")
+
+    def settled(self) -> bool:
+        """Whether what runs is what is declared."""
+        backend = self.backend
+        if backend is None:
+            return not self.replicas
+        return len(self.replicas) == backend.spec.settings.replicas and all(
+            seen.status.state == "ready"
+            and seen.status.generation == backend.generation
+            and id not in self._leaving
+            and not self._wear.worn(id)
+            for id, seen in self.replicas.items()
+        )
+
+    def statistics(self, now: float) -> BackendStatistics:
+        """A frozen snapshot."""
+        backend = self.backend
+        return BackendStatistics(
+            name=self.name,
+            generation=backend.generation if backend is not None else 0,
+            wanted=backend.spec.settings.replicas if backend is not None else 0,
+            replicas=tuple(
+                ReplicaStatistics(
+                    status=seen.status,
+                    state_s=max(0.0, now - seen.since_s),
+                    rss_bytes=seen.rss_bytes,
+                    leaving=id in self._leaving or seen.status.state == "stopping",
+                    worn=self._wear.worn(id),
+                )
+                for id, seen in self.replicas.items()
+            ),
+            fingerprint=backend.fingerprint if backend is not None else "",
+            settled=self.settled(),
+        )
+
+    def _staying(self) -> list[Observed]:
+        return [
+            seen for id, seen in self.replicas.items() if id not in self._leaving and seen.status.state in _CONDITIONS
+        ]
+
+    def _seen(self, status: ReplicaStatus) -> Seen:
+        return Seen(
+            id=status.id,
+            number=replica_number(status.id),
+            generation=status.generation,
+            condition=_CONDITIONS[status.state],
+            worn=self._wear.worn(status.id),
+        )
