@@ -90,14 +90,27 @@ def test_rule_5_unmeasured_one_per_slot():
     assert ask(estimate=None, queued=4).code == "queue_full"
 
 
-def test_an_estimate_needs_samples_or_a_declaration():
+def test_an_estimate_needs_samples_a_declaration_or_a_warm_up():
     services = ServiceEstimator()
     for _ in range(SAMPLES_MIN - 1):
         services.add(0.5)
     assert admission.estimate_of(services, None) is None
-    assert admission.estimate_of(services, 0.3) == Estimate(0.3, 0.3)
+    assert admission.estimate_of(services, None, 0.1) == Estimate(0.1, 0.0, guessed=True)
+    assert admission.estimate_of(services, 0.3, 0.1) == Estimate(0.3, 0.3)
     services.add(0.5)
-    assert admission.estimate_of(services, 0.3).mean_s == pytest.approx(0.5)
+    measured = admission.estimate_of(services, 0.3, 0.1)
+    assert measured.mean_s == pytest.approx(0.5) and measured.p99_s > 0.5 and not measured.guessed
+
+
+def test_rule_5_a_warm_up_lets_wait_and_a_slow_one_takes_no_place():
+    quick = Estimate(0.1, 0.0, guessed=True)
+    assert ask(estimate=quick, queued=39, remaining_s=1.0 + 1e-9) is None
+    assert type(ask(estimate=quick, queued=40)) is PredictedLate
+    slow = Estimate(60.0, 0.0, guessed=True)
+    assert ask(estimate=slow, queued=3) is None, "as without one"
+    assert type(ask(estimate=slow, queued=4)) is PredictedLate
+    assert admission.queue_bound(4, slow, 1.0) == 4
+    assert admission.queue_bound(4, quick, 1.0) == 40
 
 
 @pytest.mark.parametrize(

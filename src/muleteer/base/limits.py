@@ -68,7 +68,10 @@ CALLS_QUEUED_MAX = _integer(
 )
 QUEUED_BYTES_MAX = _integer("queued_bytes_max", 512 * 1024 * 1024, "bytes", "bodies that may wait in one gateway")
 SAMPLES_MIN = _integer(
-    "samples_min", 50, "calls", "a p99 of fewer services is noise; until then one waiting call per slot"
+    "samples_min",
+    50,
+    "calls",
+    "a p99 of fewer services is noise; until then `expected`, the warm-up, or one call per slot",
 )
 SERVICE_WINDOW = _integer("service_window", 1000, "calls", "recent services whose p99 is used: ten beyond the quantile")
 CLIENT_SHARE = _integer(
