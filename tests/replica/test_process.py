@@ -66,14 +66,21 @@ def test_ready_and_call(start):
     link.close()
 
 
+def told_by(replica):
+    link = Link(replica.address)
+    told = link.greet()
+    link.close()
+    return told
+
+
 @pytest.mark.parametrize("define", ["def", "async def"])
 def test_ready_tells_what_the_example_took(start, define):
     source = f"import time\nclass Model:\n example = 0\n {define} predict(self, n: int): time.sleep(0.03)"
-    assert 30_000 <= Link(start(source).address).greet()["warm_up_us"] < 1_000_000
+    assert 30_000 <= told_by(start(source))["warm_up_us"] < 1_000_000
 
 
 def test_without_an_example_nothing_is_told(start):
-    assert Link(start("class Model:\n def predict(self, n: int): pass").address).greet()["warm_up_us"] == 0
+    assert told_by(start("class Model:\n def predict(self, n: int): pass"))["warm_up_us"] == 0
 
 
 def test_title(start):
