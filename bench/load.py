@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 now = time.monotonic
 
@@ -82,13 +83,12 @@ class Connection(asyncio.Protocol):
         self._record: Record | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     @property
-    def busy(self) -> bool:
-        """A request is on its way."""
-        return self._record is not None
+    def alive(self) -> bool:
+        """Whether requests can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def send(self, record: Record, data: bytes) -> None:
         """Send one request; its record is settled exactly once."""
@@ -96,13 +96,13 @@ class Connection(asyncio.Protocol):
         self._record = record
         record.sent = now()
         self._transport.write(data)
+        if self._buffer:  # it was answered before it was asked
+            self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         record = self._record
         if record is None:
-            self._load.stray_bytes += len(data)
-            self.abort("protocol")
             return
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
@@ -119,10 +119,7 @@ class Connection(asyncio.Protocol):
         self._buffer = self._buffer[stop:]
         self._record = None
         self._load.settle(record)
-        if self._buffer:
-            self._load.stray_bytes += len(self._buffer)
-            self.abort("protocol")
-        elif b"connection: close" in head.lower():
+        if b"connection: close" in head.lower():
             self.abort("reset")
         else:
             self._load.idle.append(self)
@@ -131,6 +128,10 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._load.forget(self)
         self._fail("reset")
+        if self._buffer.startswith((b"HTTP/1.1 503", b"HTTP/1.1 408")):
+            self._load.turned_away += 1
+        else:
+            self._load.stray_bytes += len(self._buffer)
 
     def expire(self, before: float) -> None:
         """Give up if the request on its way was sent before that moment."""
@@ -165,6 +166,7 @@ class Load:
 
     Attributes:
         stray_bytes: bytes that answered no request: an answer too many.
+        turned_away: connections that were refused with a 503, or ended with a 408, before a request was sent on them.
     """
 
     target: Target
@@ -172,6 +174,8 @@ class Load:
     records: list[Record] = field(default_factory=list)
     idle: deque[Connection] = field(default_factory=deque)
     stray_bytes: int = 0
+    turned_away: int = 0
+    _stopped: bool = False
     _open: set[Connection] = field(default_factory=set)
     _connecting: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -180,12 +184,12 @@ class Load:
     _on_settle: Callable[[Record], None] | None = None
 
     async def open_loop(self, rate: float, seconds: float) -> list[Record]:
-        """`rate` requests/s at even distances for `seconds`; returns when each has its outcome."""
+        """`rate` requests/s at even distances for `seconds`, or until `stop`; returns when each has its outcome."""
         await self.prepare(min(64, self.target.connections_max))
         start = now()
         total = max(1, math.floor(rate * seconds))
         done = 0
-        while done < total:
+        while done < total and not self._stopped:
             due_count = min(total, math.floor((now() - start) * rate) + 1)
             while done < due_count:
                 self._begin(start + done / rate)
@@ -194,6 +198,10 @@ class Load:
             if done < total:
                 await asyncio.sleep(max(0.0005, start + done / rate - now()))
         return await self._finish()
+
+    def stop(self) -> None:
+        """No more requests; those on their way are waited for. May be called from another thread."""
+        self._stopped = True
 
     async def closed_loop(self, connections: int, seconds: float) -> list[Record]:
         """`connections` callers, each sending its next request when the last one is answered."""
@@ -267,11 +275,15 @@ class Load:
             return
         finally:
             self._connecting -= 1
-        self._open.add(connection)
-        if record is not None:
-            connection.send(record, self.target.request(record.nonce))
-        else:
-            self.idle.append(connection)
+        if connection.alive:
+            self._open.add(connection)
+            if record is not None:
+                connection.send(record, self.target.request(record.nonce))
+            else:
+                self.idle.append(connection)
+        elif record is not None:  # closed before it was used
+            record.failure = "connect"
+            self.settle(record)
 
     def _expire(self) -> None:
         if len(self.records) % 16 == 0 or self._on_settle is not None:

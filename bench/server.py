@@ -44,7 +44,12 @@ class Server:
         arguments: of `serve`, without host, port and run directory.
         env: added to the environment.
         port: 0 picks a free one.
+
+    Attributes:
+        prefix: words before each command, e.g. of a shell that sets limits.
     """
+
+    prefix: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -76,7 +81,7 @@ class Server:
     def command(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run one verb on this server's run directory."""
         return subprocess.run(
-            [str(COMMAND), *arguments, "--run-dir", str(self.run_dir)],
+            [*self.prefix, str(COMMAND), *arguments, "--run-dir", str(self.run_dir)],
             cwd=self.folder,
             env=self._env,
             capture_output=True,
@@ -126,7 +131,7 @@ class Server:
 
     def status(self) -> dict[str, Any]:
         """What the controller tells."""
-        found: dict[str, Any] = get(self.run_dir / "admin.sock", "/status")
+        found: dict[str, Any] = get(self.run_dir / "admin.sock", "/v1/status")
         return found
 
     def statistics(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+import uvloop
 
 from bench.load import Load, Target, quantile
 
@@ -42,7 +43,8 @@ def against(serve, drive, **target):
         server.close()
         return load
 
-    return asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
 
 
 async def one_request(reader):

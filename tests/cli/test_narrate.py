@@ -145,6 +145,8 @@ def test_a_first_start_that_fails_for_the_models_own_reason_fails_at_once():
         "cannot serve models.py:B: import_error: cannot import models.py: ModuleNotFoundError: x\n  Traceback\n    a"
     )
     assert told.narrator.failure.exit_status == 6
+    told.tell(ShutDown("a model cannot be served", quick=False))
+    assert told.lines[-1].endswith("muleteer    a model cannot be served: stopping everything")
 
 
 def test_a_death_without_a_word_is_not_final():
@@ -153,8 +155,8 @@ def test_a_death_without_a_word_is_not_final():
     told.tell(exited("A-1", "killed"), Backoff("A-1", 0.7, 1), after=0.1)
     assert told.calls == []
     assert told.lines == [
-        "   0.10 s  A-1        killed with status 1",
-        "   0.10 s  A-1        starts again in 0.7 s",
+        "   0.10 s  A-1         killed with status 1",
+        "   0.10 s  A-1         starts again in 0.7 s",
     ]
 
 
@@ -178,6 +180,8 @@ def test_when_one_serves_a_failed_one_leaves_the_others_untouched():
     told.tell(Failed("B-1", 5, LastExit(reason="exited", code=3)))
     assert told.calls == ["settled"]
     assert told.narrator.failure is None
+    told.narrator.serving("")
+    assert "  # http://127.0.0.1:8000/b is not served: its model FAILED" in told.lines
 
 
 def test_with_reload_a_broken_model_waits_for_its_file():
@@ -186,9 +190,9 @@ def test_with_reload_a_broken_model_waits_for_its_file():
     told.tell(exited("A-1", "import_error", message="cannot import\n  frame"))
     assert told.calls == []
     assert [line.split("  ", 2)[-1].strip() for line in told.lines] == [
-        "A-1        import_error: cannot import",
-        "A-1          frame",
-        "A-1        waits for its file to change",
+        "A-1         import_error: cannot import",
+        "A-1           frame",
+        "A-1         waits for its file to change",
     ]
 
 

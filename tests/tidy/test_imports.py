@@ -29,7 +29,7 @@ LAYERS = {
 # Third-party packages that only some rooms may know: the promise that the rest starts fast and stays ignorant.
 ONLY_IN = {
     "ray": {"engine/ray"},
-    "uvloop": {"gateway"},
+    "uvloop": {"gateway", "replica"},
     "httptools": {"gateway"},
     "starlette": {"control"},
     "uvicorn": {"control"},

@@ -75,7 +75,7 @@ CLIENT_SHARE = _integer(
     "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
 )
 RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
-DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all calls that are late; well under the 100 ms promised")
+DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all late calls; well under the 100 ms promised")
 
 # the state
 REVISIONS_KEPT = _integer("revisions_kept", 500, "revisions", "months of changes; bounds the file")
@@ -122,7 +122,7 @@ RESTART_PAUSE_MAX_S = _seconds(
 )
 STARVED_PAUSE_S = _seconds("starved_pause_s", 1.0, "pause when the machine has no process, memory or descriptor left")
 LEAVE_S = _seconds(
-    "leave_s", 5.0, "from `failed`, or from closing its control channel, to the end of a process; then SIGKILL"
+    "leave_s", 3.0, "from `failed`, or from closing its control channel, to the end of a process; then SIGKILL"
 )
 CONTROL_LINE_BYTES_MAX = _integer(
     "control_line_bytes_max", 1024 * 1024, "bytes", "one message of a child; the largest is `ready` with its file list"
@@ -158,6 +158,9 @@ SWEEP_MAX = _integer(
 FILES_WATCHED_MAX = _integer("files_watched_max", 1000, "files", "source files looked at per backend and tick")
 
 # the replica
+ANSWER_BYTES_MAX = _integer(
+    "answer_bytes_max", 64 * 1024 * 1024, "bytes", "an answer is held whole in replica and gateway; as max_body"
+)
 REPLICA_EXIT_S = _seconds(
     "replica_exit_s", 2.0, "time for exit hooks and threads of a stopping model; then it leaves without them"
 )

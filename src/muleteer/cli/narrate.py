@@ -54,7 +54,7 @@ class Narrator:
         self._on_settled = on_settled
         self._on_failure = on_failure
         self._began = clock.now()
-        self._width = max([len("gateway-0"), *(len(each.name) + 2 for each in declared.backends)])
+        self._width = max([len("controller"), *(len(each.name) + 2 for each in declared.backends)])
         self._waiting = {each.name: each.settings.replicas for each in declared.backends}
         self._backend_of: dict[str, str] = {}
         self._settled: set[str] = set()  # replicas that were ready once, or FAILED
@@ -86,8 +86,9 @@ class Narrator:
         self._say(self._paint(f"ready after {seconds:.2f} s", "green") + ", try:")
         self._say("")
         for endpoint in self._declared.endpoints:
-            info = next((self._infos[name] for name in endpoint.traffic if name in self._infos), {})
-            self._say(f"  {curl_line(self._url + endpoint.route, info)}")
+            info = next((self._infos[name] for name in endpoint.traffic if name in self._infos), None)
+            url = self._url + endpoint.route
+            self._say(f"  {curl_line(url, info)}" if info is not None else f"  # {url} is not served: its model FAILED")
         self._say("")
         self._say(f"In another shell: muleteer status{commands} · muleteer logs -f{commands} · muleteer stop{commands}")
 
@@ -167,9 +168,12 @@ class Narrator:
     def _shut_down(self, event: events.ShutDown) -> None:
         self._stopping = True
         if event.quick:
-            self._line("muleteer", f"{event.cause}: ending everything now", "yellow")
+            text = "ending everything now"
+        elif self.failure is not None:
+            text = "stopping everything"
         else:
-            self._line("muleteer", f"{event.cause}: finishing what is in flight; once more ends it at once", "yellow")
+            text = "finishing what is in flight; once more ends it at once"
+        self._line("muleteer", f"{event.cause}: {text}", "yellow")
 
 
 _TELL: Final[Mapping[type, Callable[..., None]]] = {

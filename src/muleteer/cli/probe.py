@@ -1,21 +1,34 @@
-"""Asks /readyz until the gateway says yes, without ever blocking: it runs inside the supervisor's turn. Must not know
+"""Asks /readyz until requests are served, without ever blocking: it runs inside the supervisor's turn. Must not know
 what is waited for.
 
 A replica that is ready for the supervisor is linked by the gateway a moment later; a curl line must work in between, so
-`ready` is said only when a request would be served.
+`ready` is said only when a request would be answered. A backend that was given up does not hold up the others.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 
 PAUSE_S = 0.01
 _REQUEST = b"GET /readyz HTTP/1.1\r\nHost: muleteer\r\nConnection: close\r\n\r\n"
-_YES = b"HTTP/1.1 200"
-_PATIENCE = 100
+_LOOKS_MAX = 100
 """Looks at one connection before it is given up: a second."""
+_GIVEN_UP = "crash_loop"
+
+
+def is_serving(answer: bytes) -> bool:
+    """Whether a whole HTTP answer of /readyz says 200, or 503 with nothing missing but what was given up."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.startswith(b"HTTP/1.1 200"):
+        return True
+    try:
+        reasons = json.loads(body)["reasons"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(reasons) and set(reasons.values()) == {_GIVEN_UP}
 
 
 class Probe:
@@ -24,7 +37,7 @@ class Probe:
     Args:
         address: what to connect to.
         later: runs a call after some seconds.
-        on_yes: called once.
+        on_serving: called once.
     """
 
     def __init__(
@@ -32,20 +45,21 @@ class Probe:
         family: socket.AddressFamily,
         address: tuple[str, int],
         later: Callable[[float, Callable[[], None]], object],
-        on_yes: Callable[[], None],
+        on_serving: Callable[[], None],
     ) -> None:
         self._family = family
         self._address = address
         self._later = later
-        self._on_yes = on_yes
+        self._on_serving = on_serving
         self._socket: socket.socket | None = None
+        self._answer = b""
         self._asked = False
         self._looks = 0
 
     def start(self) -> None:
-        """Ask now, and again until it is a yes."""
+        """Ask now, and again until requests are served."""
         if self._look():
-            self._on_yes()
+            self._on_serving()
         else:
             self._later(PAUSE_S, self.start)
 
@@ -59,26 +73,26 @@ class Probe:
         if self._socket is None:
             self._connect()
             return False
+        self._looks += 1
         try:
             if not self._asked:
                 self._socket.send(_REQUEST)
                 self._asked = True
-                return False
-            answer = self._socket.recv(len(_YES))
-        except (BlockingIOError, InterruptedError):
-            self._looks += 1
-            if self._looks > _PATIENCE:
+            while data := self._socket.recv(4096):
+                self._answer += data
+        except BlockingIOError:  # not connected or not answered yet
+            if self._looks > _LOOKS_MAX:
                 self.close()
             return False
         except OSError:
             self.close()
             return False
         self.close()
-        return answer == _YES
+        return is_serving(self._answer)
 
     def _connect(self) -> None:
         self._socket = socket.socket(self._family, socket.SOCK_STREAM)
         self._socket.setblocking(False)
-        self._asked, self._looks = False, 0
+        self._answer, self._asked, self._looks = b"", False, 0
         with suppress(OSError):  # BlockingIOError: under way; any other shows at the next look
             self._socket.connect(self._address)

@@ -123,7 +123,13 @@ class Server:
 def processes(server: ServerSettings) -> tuple[ProcessSpec, ...]:
     """Controller and gateway; the controller asks for the replicas. `-P`: files of the user must not shadow ours."""
     run_dir = server.run_dir
-    config = {"run_dir": run_dir, "name": GATEWAY, "drain_delay": server.drain_delay, "grace": server.grace}
+    config = {
+        "name": GATEWAY,
+        "run_dir": run_dir,
+        "drain_delay": server.drain_delay,
+        "grace": server.grace,
+        "debug": server.debug,
+    }
     return (
         ProcessSpec(
             id=CONTROLLER,

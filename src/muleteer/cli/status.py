@@ -14,11 +14,13 @@ from muleteer.cli.flags import Parser, add_run_dir
 from muleteer.cli.output import Paint, harmless, say, table
 from muleteer.client.admin import AdminRefused, AdminUnreachable, get
 from muleteer.spec.run_dir import find_run_dir
+from muleteer.spec.units import format_bytes
 
 CONTROLLER_BACK_S = 5.0
 """A killed controller is promised to be back within this time."""
+TAIL_LINES = 12
 _POLL_S = 0.05
-_STATE_COLOURS = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "loading": "yellow"}
+_COLOURS = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "loading": "yellow"}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -65,39 +67,64 @@ def _raise_unless_running(run_dir: Path) -> None:
 
 
 def render(status: dict[str, Any], paint: Paint) -> str:
-    """The tables of `status`: endpoints, backends, replicas, with the reason under what is down."""
-    parts = [f"muleteer  pid {status['pid']}  engine {status['engine']}"]
+    """The tables of `status`: endpoints, replicas, our own processes; below them what is wrong, and why."""
+    address = status.get("address") or "no address"
     endpoints = [
         (each["route"], each["name"], ", ".join(f"{name} {_share(each['traffic'], name)}" for name in each["traffic"]))
         for each in status["endpoints"]
     ]
-    parts.append(table(("ROUTE", "ENDPOINT", "TRAFFIC"), endpoints))
-    rows, notes = [], []
-    for backend in status["backends"]:
-        queue = backend["queue"]
-        for replica in backend["replicas"] or [{"id": "-", "pid": None, "state": "-"}]:
-            rows.append(
-                (
-                    backend["name"],
-                    backend["state"],
-                    f"{queue['depth']}/{queue['bound']}",
-                    replica["id"],
-                    _text(replica["pid"]),
-                    replica["state"],
-                    _text(replica.get("in_flight")),
-                    _text(replica.get("restarts")),
-                    _exit(replica.get("last_exit")),
-                )
-            )
-            notes += _notes(replica)
-    head = ("BACKEND", "STATE", "QUEUE", "REPLICA", "PID", "STATE", "IN FLIGHT", "RESTARTS", "LAST EXIT")
-    lines = table(head, rows).split("\n")
-    coloured = [
-        lines[0],
-        *(paint(line, _STATE_COLOURS.get(row[5], "bold")) for line, row in zip(lines[1:], rows, strict=True)),
+    replicas = [
+        (backend, replica)
+        for backend in status["backends"]
+        for replica in backend["replicas"] or [{"id": "-", "state": "-"}]
     ]
-    parts.append("\n".join(coloured if paint.on else lines))
-    return "\n\n".join([*parts, *notes])
+    head = ("BACKEND", "STATE", "QUEUE", "REPLICA", "PID", "STATE", "IN FLIGHT", "MEMORY", "RESTARTS", "LAST EXIT")
+    processes = status.get("processes", [])
+    parts = [
+        f"muleteer  pid {status['pid']}  {address}  engine {status['engine']}",
+        table(("ROUTE", "ENDPOINT", "TRAFFIC"), endpoints),
+        _coloured(head, [_row(*each) for each in replicas], [replica["state"] for _, replica in replicas], paint),
+        _coloured(
+            ("PROCESS", "PID", "STATE", "RESTARTS", "LAST EXIT"),
+            [
+                (each["id"], _text(each["pid"]), each["state"], _text(each["restarts"]), _exit(each["last_exit"]))
+                for each in processes
+            ],
+            [each["state"] for each in processes],
+            paint,
+        ),
+        *_notes(status),
+    ]
+    return "\n\n".join(parts)
+
+
+def _row(backend: dict[str, Any], replica: dict[str, Any]) -> tuple[str, ...]:
+    rss_bytes = replica.get("rss_bytes")
+    return (
+        backend["name"],
+        backend["state"],
+        f"{backend['queue']['depth']}/{backend['queue']['bound']}",
+        replica["id"],
+        _text(replica.get("pid")),
+        replica["state"],
+        _text(replica.get("in_flight")),
+        "-" if rss_bytes is None else format_bytes(rss_bytes),
+        _text(replica.get("restarts")),
+        _exit(replica.get("last_exit")),
+    )
+
+
+def _coloured(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], states: Sequence[str], paint: Paint) -> str:
+    first, *lines = table(head, rows).split("\n")
+    return "\n".join(
+        [
+            first,
+            *(
+                paint(line, _COLOURS[state]) if state in _COLOURS else line
+                for line, state in zip(lines, states, strict=True)
+            ),
+        ]
+    )
 
 
 def _share(traffic: dict[str, float], name: str) -> str:
@@ -116,11 +143,19 @@ def _exit(last_exit: dict[str, Any] | None) -> str:
     return f"{last_exit['reason']} ({last_exit['code']})" if last_exit.get("code") else str(last_exit["reason"])
 
 
-def _notes(replica: dict[str, Any]) -> list[str]:
-    """Why a replica is down, and the end of what it wrote."""
-    last_exit = replica.get("last_exit")
-    if not last_exit or replica["state"] not in ("failed", "backoff"):
-        return []
-    lines = [f"{replica['id']} is {replica['state']}: {_exit(last_exit)}"]
+def _notes(status: dict[str, Any]) -> list[str]:
+    """Why something is down, with the end of what it wrote; why a change is not served; what does not work."""
+    notes = []
+    for backend in status["backends"]:
+        down = [each for each in backend["replicas"] if each["state"] in ("failed", "backoff") and each["last_exit"]]
+        notes += [_why_down(each) for each in down]
+        if backend.get("reason") and not down:
+            notes.append(f"{backend['name']}: {harmless(backend['reason'])}")
+    return notes + [f"controller: {harmless(problem)}" for problem in status.get("problems", {}).values()]
+
+
+def _why_down(replica: dict[str, Any]) -> str:
+    last_exit = replica["last_exit"]
     text = last_exit.get("message") or last_exit.get("log_tail") or ""
-    return ["\n".join(lines + [f"  {harmless(line)}" for line in text.rstrip().split("\n")[-12:] if line])]
+    lines = [f"  {harmless(line)}" for line in text.rstrip().split("\n")[-TAIL_LINES:] if line]
+    return "\n".join([f"{replica['id']} is {replica['state']}: {_exit(last_exit)}", *lines])

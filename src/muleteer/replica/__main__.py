@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import json
 import os
 import signal
 import socket
@@ -26,8 +25,6 @@ from muleteer.replica.load import Model, load
 from muleteer.replica.session import Call, Ready, Session
 from muleteer.replica.traces import own_traceback, say, write
 from muleteer.telemetry.log import log
-
-_WARM_UP = "warm-up"
 
 
 def main() -> None:
@@ -56,10 +53,11 @@ def _read_arguments() -> tuple[ReplicaConfig, dict[str, socket.socket]]:
     if not inherited or len(sys.argv) != 2:
         sys.exit("muleteer.replica is started by `muleteer serve`, not by hand: MULETEER_FDS or CONFIG is missing")
     try:
+        numbers = msgspec.json.decode(inherited, type=dict[str, int])
         config = msgspec.json.decode(sys.argv[1].encode(), type=ReplicaConfig)
     except msgspec.DecodeError as error:
-        sys.exit(f"CONFIG of muleteer.replica is wrong: {error}")
-    sockets = {name: socket.socket(fileno=number) for name, number in json.loads(inherited).items()}
+        sys.exit(f"MULETEER_FDS or CONFIG of muleteer.replica is wrong: {error}")
+    sockets = {name: socket.socket(fileno=number) for name, number in numbers.items()}
     for inherited_socket in sockets.values():
         inherited_socket.set_inheritable(False)  # a process that the model starts must not keep them open
     return config, sockets
@@ -93,7 +91,7 @@ def _new_session(config: ReplicaConfig) -> Session:
 
 
 def _example_call(model: Model) -> Call | None:
-    return None if model.example is None else Call(0, _WARM_UP, example_body(model), 0)
+    return None if model.example is None else Call(0, None, example_body(model), 0)
 
 
 def _warmed(answer: Answer, began: float, control: Control) -> None:
@@ -112,7 +110,7 @@ def _serve_sync(
     example = _example_call(model)
     if example is not None:
         began = time.monotonic()
-        _warmed(answer(model, example.body, request_id=_WARM_UP, debug=True), began, control)
+        _warmed(answer(model, example.body, request_id=None, debug=True), began, control)
     SyncServer(listener, new_session=lambda: _new_session(config), run=run).serve(announce)
     if model.close is not None:
         try:

@@ -1,16 +1,18 @@
 """One call through the user's method: body in, the terminal frame's payload out. Must not know links or loops.
 
 `answer` and `answer_async` are the boundary to the user's code: whatever it raises becomes an ERROR, and never ends the
-replica. `warm_up` takes the model's example along the same path.
+replica. The model's example goes the same way before the first call: `example_body`, `answer`, `check_warm_up`.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 
 from muleteer.base.errors import BadModelOutput, ModelError, RequestError, StartError
+from muleteer.base.limits import ANSWER_BYTES_MAX
 from muleteer.replica.encode import encode
 from muleteer.replica.load import Model
 from muleteer.replica.strict_json import decode
@@ -46,32 +48,32 @@ def refusal(code: str, sentence: str) -> Answer:
 _encode_failure = msgspec.json.Encoder().encode
 
 
-def answer(model: Model, body: bytes, *, request_id: str, debug: bool) -> Answer:
-    """Run a plain method. Never raises."""
-    began = 0
+def answer(model: Model, body: bytes, *, request_id: str | None, debug: bool) -> Answer:
+    """Run a plain method. Never raises. A failure is logged under `request_id`, if there is one."""
+    began = service_us = 0
     try:
         positional, keywords = model.signature.bind(decode(body))
         began = _now_ns()
         result = model.method(*positional, **keywords)
         service_us = _since(began)
-        return Answer(FrameType.REPLY, join_payload(b"", encode(result)), service_us)
+        return _reply(result, service_us)
     except BaseException as error:  # noqa: BLE001 - the user's code, also its SystemExit and KeyboardInterrupt
-        return _failure(error, _since(began), request_id, debug)
+        return _failure(error, service_us or _since(began), request_id, debug)
 
 
-async def answer_async(model: Model, body: bytes, *, request_id: str, debug: bool) -> Answer:
+async def answer_async(model: Model, body: bytes, *, request_id: str | None, debug: bool) -> Answer:
     """Run a coroutine method. Raises nothing but the CancelledError of its own task."""
-    began = 0
+    began = service_us = 0
     try:
         positional, keywords = model.signature.bind(decode(body))
         began = _now_ns()
         result = await model.method(*positional, **keywords)
         service_us = _since(began)
-        return Answer(FrameType.REPLY, join_payload(b"", encode(result)), service_us)
+        return _reply(result, service_us)
     except BaseException as error:  # the user's code, also its SystemExit and CancelledError
         if _is_cancelled(error):
             raise
-        return _failure(error, _since(began), request_id, debug)
+        return _failure(error, service_us or _since(began), request_id, debug)
 
 
 def example_body(model: Model) -> bytes:
@@ -90,6 +92,13 @@ def check_warm_up(result: Answer) -> None:
         raise StartError("warm_up_failed", f"warming up with `example` failed: {failure.error}{trace}")
 
 
+def _reply(result: Any, service_us: int) -> Answer:
+    body = encode(result)
+    if len(body) > ANSWER_BYTES_MAX:
+        raise BadModelOutput(f"predict returned {len(body)} bytes of JSON, the limit is {ANSWER_BYTES_MAX}")
+    return Answer(FrameType.REPLY, join_payload(b"", body), service_us)
+
+
 def _is_cancelled(error: BaseException) -> bool:
     """Whether we asked for it; a CancelledError that the model raised of itself is an error like any other."""
     from asyncio import CancelledError, current_task
@@ -102,17 +111,19 @@ def _since(began: int) -> int:
     return min((_now_ns() - began) // 1000, _US_MAX) if began else 0
 
 
-def _failure(error: BaseException, service_us: int, request_id: str, debug: bool) -> Answer:
+def _failure(error: BaseException, service_us: int, request_id: str | None, debug: bool) -> Answer:
     if isinstance(error, RequestError) and not isinstance(error, ModelError):
         return refusal(error.code, error.message)
     trace: str | None = None
     if isinstance(error, BadModelOutput):
         code, sentence = error.code, error.message
-        log("the model's output has no JSON form", request=request_id, error=sentence)
+        if request_id is not None:
+            log("the model's output has no JSON form", request=request_id, error=sentence)
     else:
         code, sentence = ModelError.code, say(error)
         trace = own_traceback(error)
-        log("the model raised", request=request_id, error=sentence)
-        write(trace)
+        if request_id is not None:
+            log("the model raised", request=request_id, error=sentence)
+            write(trace)
     payload = _encode_failure(Failure(code, sentence, trace if debug else None))
     return Answer(FrameType.ERROR, payload, service_us)

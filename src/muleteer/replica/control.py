@@ -17,6 +17,7 @@ class Control:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+        self._channel.setblocking(True)
 
     def watch(self) -> None:
         """From now on the end of the supervisor is the end of this process, also while the model runs for ever."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import cast
 
 from muleteer.base.errors import WireError
+from muleteer.base.limits import LISTEN_BACKLOG
 from muleteer.replica.answer import Answer
 from muleteer.replica.session import CANCELLED, Call, Session
 from muleteer.telemetry.log import log
@@ -49,8 +50,10 @@ class AsyncServer:
         """Answer calls, after `announce()`. SIGTERM begins the drain. The listening socket stays open."""
         loop = asyncio.get_running_loop()
         listener = self._listener.dup()  # closing the server must not close the socket that the supervisor lent us
-        kind = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-        server = await kind(lambda: _Link(self, self._new_session()), sock=listener)
+        # not create_unix_server: from Python 3.13 on it would unlink the supervisor's path
+        server = await loop.create_server(
+            lambda: _Link(self, self._new_session()), sock=listener, backlog=LISTEN_BACKLOG
+        )
         loop.add_signal_handler(signal.SIGTERM, self._drain, server)
         announce()
         await self._empty.wait()

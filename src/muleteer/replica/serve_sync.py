@@ -6,6 +6,7 @@ is queued, and a single caller pays three system calls a request.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import signal
 import socket
@@ -19,6 +20,7 @@ from muleteer.replica.session import Call, Session
 from muleteer.telemetry.log import log
 
 _READ_BYTES = 256 * 1024
+_ACCEPT_PAUSE_S = 0.01
 
 
 class _Link:
@@ -27,7 +29,8 @@ class _Link:
     def __init__(self, channel: socket.socket, session: Session) -> None:
         self.channel = channel
         self.session = session
-        self.unsent = b""
+        self.unsent = memoryview(b"")
+        self.blocked = False  # the socket took less than we had: poll tells when it takes more
 
 
 class SyncServer:
@@ -60,7 +63,7 @@ class SyncServer:
             self._poll.register(self._listener.fileno(), select.POLLIN)
             self._poll.register(woken.fileno(), select.POLLIN)
             previous = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-            signal.signal(signal.SIGTERM, lambda *_: None)  # the wake-up byte says it
+            signal.signal(signal.SIGTERM, lambda *_: _send_byte(wake))  # again, should the model move the wake-up
             try:
                 announce()
                 while self._links or not self._draining:
@@ -69,6 +72,7 @@ class SyncServer:
                 signal.set_wakeup_fd(previous)
 
     def _turn(self, woken: socket.socket) -> None:
+        asked = False
         busy = any(link.session.waiting for link in self._turns)
         for fd, events in self._poll.poll(0 if busy else None):
             link = self._links.get(fd)
@@ -78,10 +82,11 @@ class SyncServer:
                 if events & ~select.POLLOUT:
                     self._read(link)
             elif fd == woken.fileno():
-                if signal.SIGTERM in woken.recv(64):
-                    self._drain()
+                asked = signal.SIGTERM in woken.recv(64)
             elif fd == self._listener.fileno():
                 self._accept()
+        if asked:  # after the reads: what had arrived is answered, not sent elsewhere
+            self._drain()
         self._run_one()
 
     def _run_one(self) -> None:
@@ -99,7 +104,10 @@ class SyncServer:
     def _accept(self) -> None:
         try:
             channel, _ = self._listener.accept()
-        except OSError:  # gone again, or taken, or no descriptors left: the next dial finds us
+        except BlockingIOError:
+            return
+        except OSError:  # the peer is gone again, or no descriptor is left: then this must not become a busy loop
+            time.sleep(_ACCEPT_PAUSE_S)
             return
         channel.setblocking(False)
         if channel.family != socket.AF_UNIX:
@@ -128,23 +136,26 @@ class SyncServer:
         self._flush(link)
 
     def _flush(self, link: _Link) -> None:
-        data = link.session.take()
-        if link.unsent:
-            data = link.unsent + data
-        if data:
+        """Send until the session owes nothing or the socket takes no more."""
+        while link.unsent or self._take(link):
             try:
-                sent = link.channel.send(data)
+                sent = link.channel.send(link.unsent)
             except BlockingIOError:
-                sent = 0
+                break
             except OSError:
                 self._close(link)
                 return
-            if sent < len(data) or link.unsent:
-                link.unsent = data[sent:]
-                wanted = select.POLLIN | select.POLLOUT if link.unsent else select.POLLIN
-                self._poll.modify(link.channel.fileno(), wanted)
+            link.unsent = link.unsent[sent:]
         if link.session.finished and not link.unsent:
             self._close(link)
+        elif link.blocked != bool(link.unsent):
+            link.blocked = not link.blocked
+            wanted = select.POLLIN | select.POLLOUT if link.blocked else select.POLLIN
+            self._poll.modify(link.channel.fileno(), wanted)
+
+    def _take(self, link: _Link) -> bool:
+        link.unsent = memoryview(link.session.take())  # a view: a large answer is not copied at each partial send
+        return bool(link.unsent)
 
     def _drain(self) -> None:
         if self._draining:
@@ -161,3 +172,8 @@ class SyncServer:
             self._poll.unregister(link.channel.fileno())
             link.session.close()
             link.channel.close()
+
+
+def _send_byte(wake: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is left to wake
+        wake.send(bytes([signal.SIGTERM]))

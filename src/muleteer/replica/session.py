@@ -28,10 +28,13 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """One call. `id` is the wire's, `request_id` the client's; `expires_s` is a moment on the caller's clock."""
+    """One call. `id` is the wire's, `request_id` the client's; `expires_s` is a moment on the caller's clock.
+
+    Without a `request_id` nobody asked: it is the warm-up, and whoever runs it reports what went wrong.
+    """
 
     id: int
-    request_id: str
+    request_id: str | None
     body: bytes
     expires_s: float
 

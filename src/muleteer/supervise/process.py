@@ -40,7 +40,8 @@ class LastExit(msgspec.Struct, frozen=True, kw_only=True):
     """How a process last ended.
 
     Attributes:
-        reason: machine word: `exited`, `killed`, `oom_killed`, `hung`, `ready_timeout`, `stopped`, or the reason the
+        reason: machine word: `exited`, `killed`, `oom_killed`, `hung`, `ready_timeout`, `stopped`, `protocol` (it broke
+            the control protocol), `spawn_failed` (no such program, or no room for its sockets), or the reason the
             process itself gave before it exited (`import_error`, `constructor_raised`, `warm_up_failed`, …).
         code: exit status, or None if ended by a signal.
         signal: e.g. `SIGKILL`, or None.

@@ -6,7 +6,6 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,14 +25,6 @@ class LockInfo(msgspec.Struct, frozen=True):
     host: str
     port: int
     started: float
-
-
-def default_run_dir(environ: Mapping[str, str], uid: int) -> Path:
-    """$XDG_RUNTIME_DIR/muleteer, else /tmp/muleteer-UID."""
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime).is_dir():
-        return Path(runtime) / "muleteer"
-    return Path("/tmp") / f"muleteer-{uid}"  # noqa: S108  owner and mode are checked in open()
 
 
 def read_lock(run_dir: Path) -> LockInfo | None:

@@ -120,9 +120,9 @@ class Supervisor:
             for process in self._table.values():
                 process.abandon()
             kill_orphans(strangers)
-            self._loop.close()
             self._close_given()
             self._run_dir.close()
+            self._loop.close()  # last: until here an impatient signal changes nothing
 
     def stop(self, cause: str, exit_status: int = 0) -> None:
         """Begin the orderly stop, lower ranks first; a second time: kill what is left. `on_event` may call it."""

@@ -151,6 +151,29 @@ class Sized:
         return stop
 
 
+class _Events:
+    """What llhttp tells. Apart from Chunks, which holds the parser: a cycle per request would burden the collector."""
+
+    __slots__ = ("chunks", "over", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.chunks = 0
+        self.over = False
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins."""
+        self.chunks += 1
+
+    def on_body(self, part: bytes) -> None:
+        """Data of a chunk."""
+        self.parts.append(part)
+
+    def on_message_complete(self) -> None:
+        """The last chunk and its trailers are read."""
+        self.over = True
+
+
 class Chunks:
     """The chunked framing of one body, by llhttp.
 
@@ -158,23 +181,23 @@ class Chunks:
     empty line, so it is fed in pieces that end in one: at the end of a piece it is either over or goes on.
     """
 
-    __slots__ = ("_body", "_chunks", "_fed", "_parser", "_read", "_tail", "over", "remaining")
+    __slots__ = ("_events", "_fed", "_parser", "_read", "_tail", "over", "remaining")
 
     def __init__(self) -> None:
-        self._parser = httptools.HttpRequestParser(self)
+        self._events = _Events()
+        self._parser = httptools.HttpRequestParser(self._events)
         self._parser.feed_data(_SYNTHETIC_HEAD)
-        self._body: list[bytes] = []
         self._tail = b""  # the last three bytes fed: an empty line may be split between two reads
         self._fed = 0
         self._read = 0
-        self._chunks = 0
         self.over = False
         self.remaining: int | None = None
 
     def feed(self, data: bytes, start: int, sink: Sink) -> int:
         """As in Framing."""
+        events = self._events
         position = start
-        while position < len(data) and not self.over:
+        while position < len(data) and not events.over:
             stop = self._piece_end(data, position)
             piece = data[position:stop]
             try:
@@ -183,15 +206,16 @@ class Chunks:
                 raise ClientError("the chunked framing is broken") from None
             self._fed += len(piece)
             self._tail = (self._tail + piece[-3:])[-3:]
-            for part in self._body:
+            for part in events.parts:
                 self._read += len(part)
                 sink.feed(part)
-            self._body.clear()
-            if self._fed - self._read > CHUNK_EXTENSION_BYTES_MAX + CHUNK_LINE_BYTES * self._chunks:
+            events.parts.clear()
+            if self._fed - self._read > CHUNK_EXTENSION_BYTES_MAX + CHUNK_LINE_BYTES * events.chunks:
                 raise ClientError("chunk extensions and trailers are over their limit")
             position = stop
-        if self.over:
-            self.remaining = 0  # only now: where a sink raises, the body is not read to its end
+        if events.over:  # only now: where a sink raises, the body is not read to its end
+            self.over = True
+            self.remaining = 0
         return position
 
     def _piece_end(self, data: bytes, start: int) -> int:
@@ -201,20 +225,6 @@ class Chunks:
             return start + found + len(_END) - len(self._tail)
         found = data.find(_END, start)
         return len(data) if found < 0 else found + len(_END)
-
-    # llhttp calls these
-
-    def on_chunk_header(self) -> None:
-        """A chunk begins."""
-        self._chunks += 1
-
-    def on_body(self, part: bytes) -> None:
-        """Data of a chunk."""
-        self._body.append(part)
-
-    def on_message_complete(self) -> None:
-        """The last chunk and its trailers are read."""
-        self.over = True
 
 
 class BodyReader:

@@ -140,8 +140,12 @@ def check_partial_head(data: bytes, start: int, checked: int, bounds: HttpBounds
         if len(data) - start > bounds.uri_bytes_max + METHOD_BYTES_MAX:
             raise _bad_request_line(data[start:], bounds)
         return
-    last_start = data.rfind(b"\r\n") + 2
-    if len(data) - first_end > bounds.header_bytes_max or len(data) - last_start > bounds.header_field_bytes_max:
+    # what is there of the block of fields, and of its last line; the CR of a line end that is cut in two is neither
+    end = len(data) - data.endswith(b"\r")
+    if (
+        end - (first_end + 2) > bounds.header_bytes_max
+        or end - (data.rfind(b"\r\n") + 2) > bounds.header_field_bytes_max
+    ):
         raise _headers_too_large(bounds)
 
 

@@ -38,4 +38,6 @@ def check_json_content_type(head: Head) -> None:
     if value is None or value == "application/json":
         return
     if _JSON.fullmatch(value) is None:
-        raise UnsupportedMediaType("Content-Type must be application/json, in UTF-8")
+        raise UnsupportedMediaType(
+            "Content-Type must be application/json, in UTF-8 (curl -H 'content-type: application/json')"
+        )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 from math import inf
 from time import monotonic
 from typing import Final
@@ -51,12 +54,12 @@ class Outlet:
 
     def watch(self) -> None:
         """From now on the client must take something within the stall time."""
-        self._unsent = self._transport.get_write_buffer_size()
+        self._unsent = self._unread()
         self.write_by = monotonic() + self._stall_s
 
     def is_stuck(self) -> bool:
         """Whether nothing was taken since the last `watch`; if something was, watch on."""
-        if self._transport.get_write_buffer_size() == self._unsent:
+        if self._unread() == self._unsent:
             return True
         self.watch()
         return False
@@ -64,3 +67,14 @@ class Outlet:
     def unwatch(self) -> None:
         """The client has caught up, or is gone."""
         self.write_by = inf
+
+    def _unread(self) -> int:
+        """Bytes that the client has not taken. The kernel holds up to some MiB of them and asks for more only when a
+        good part is gone: a slow reader would look like none if ours alone were counted.
+        """
+        ours = self._transport.get_write_buffer_size()
+        try:
+            answer = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:  # the connection is gone, which is on its way to us
+            return ours
+        return ours + int.from_bytes(answer, sys.byteorder)

@@ -217,7 +217,9 @@ class HttpProtocol(asyncio.Protocol):
         return self._state is State.HEAD and (self.outlet.stalled or len(self._line.turns) >= self._bounds.pipeline_max)
 
     def _pace(self) -> None:
-        """Read only what can be used: TCP makes the sender wait for the rest."""
+        """Read only what can be used: TCP makes the sender wait for the rest. Meanwhile its end goes unnoticed; that of
+        the calls is bounded by their deadlines.
+        """
         pause = (self._pos < len(self._data) and self._holds()) or (
             self._state is State.SPENT and self._swallowed > self._bounds.linger_bytes_max
         )

@@ -1,0 +1,104 @@
+"""Who may wait: the rules of docs/behaviour.md §3, in their order. Pure; must not know calls, links or clocks.
+
+Rule 1, start at once in an idle slot before an empty queue, is the caller's: there is nothing to ask here then.
+Words of the formulas: C ready slots, S mean service time, p99 of recent services, D remaining deadline, `queued` the
+calls that would be served before this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from muleteer.base.errors import OutOfMemory, PredictedLate, Refused
+from muleteer.base.limits import (
+    CALLS_QUEUED_MAX,
+    CLIENT_SHARE,
+    QUEUED_BYTES_MAX,
+    RETRY_AFTER_S_MAX,
+    SAMPLES_MIN,
+)
+from muleteer.gateway.estimator import ServiceEstimator
+
+Uniform = Callable[[], float]
+"""A random number from [0, 1)."""
+
+
+class Estimate(NamedTuple):
+    """S and p99 in seconds."""
+
+    mean_s: float
+    p99_s: float
+
+
+def estimate_of(services: ServiceEstimator, expected_s: float | None) -> Estimate | None:
+    """What is measured; before `SAMPLES_MIN` calls what is declared; None where neither is known."""
+    if services.samples >= SAMPLES_MIN:
+        return Estimate(services.mean_s, services.p99_s)
+    return None if expected_s is None else Estimate(expected_s, expected_s)
+
+
+def predicted_s(queued: int, slots: int, estimate: Estimate) -> float:
+    """When a call behind `queued` others will be answered, at the latest: (queued + 1)·S/C + p99."""
+    return (queued + 1) * estimate.mean_s / slots + estimate.p99_s
+
+
+def refusal(
+    *,
+    queued: int,
+    slots: int,
+    estimate: Estimate | None,
+    remaining_s: float,
+    uniform: Uniform,
+) -> Refused | None:
+    """Why a call may not wait, or None if it may. `uniform` spreads the Retry-After of many."""
+    if estimate is None:
+        if queued >= slots:
+            return Refused(
+                f"the queue is full: until {SAMPLES_MIN} calls are measured it holds one per slot ({slots})",
+                retry_after_s=retry_after_s(0.0, uniform()),
+            )
+    else:
+        late_s = predicted_s(queued, slots, estimate) - remaining_s
+        if late_s > 0:
+            return PredictedLate(
+                f"the answer would come {late_s:.1f} s after the deadline: {queued} calls wait for {slots} slots",
+                retry_after_s=retry_after_s(late_s, uniform()),
+            )
+    if queued >= CALLS_QUEUED_MAX:
+        return Refused(
+            f"the queue is full: it holds {CALLS_QUEUED_MAX} calls", retry_after_s=retry_after_s(0.0, uniform())
+        )
+    return None
+
+
+def memory_refusal(waiting_bytes: int, size: int, uniform: Uniform) -> OutOfMemory | None:
+    """The cap in bytes, over all bodies that wait in this gateway."""
+    if not size or waiting_bytes + size <= QUEUED_BYTES_MAX:
+        return None
+    return OutOfMemory(
+        f"bodies of {waiting_bytes} bytes wait already, at most {QUEUED_BYTES_MAX} may",
+        retry_after_s=retry_after_s(0.0, uniform()),
+    )
+
+
+def retry_after_s(late_s: float, uniform: float) -> int:
+    """max(1, ceil(predicted wait - D)), plus up to a quarter (at least 1 s) to keep the refused apart; capped."""
+    base = max(1, math.ceil(min(late_s, RETRY_AFTER_S_MAX)))
+    return min(RETRY_AFTER_S_MAX, base + int(uniform * (1 + max(1, base // 4))))
+
+
+def queue_bound(slots: int, estimate: Estimate | None, deadline_s: float) -> int:
+    """How many calls with `deadline_s` may wait: the largest n with n·S/C + p99 ≤ D, within the hard cap."""
+    if estimate is None:
+        return min(slots, CALLS_QUEUED_MAX)
+    room_s = deadline_s - estimate.p99_s
+    if estimate.mean_s <= 0:
+        return CALLS_QUEUED_MAX if room_s >= 0 else 0
+    return max(0, min(CALLS_QUEUED_MAX, math.floor(room_s * slots / estimate.mean_s)))
+
+
+def client_share(slots: int, bound: int) -> int:
+    """How many calls one client may hold while others wait: a quarter of slots and queue, at least one."""
+    return max(1, (slots + bound) // CLIENT_SHARE)

@@ -1,0 +1,134 @@
+"""One call: what is asked, by when, and how far it is. Must not know sockets or how a replica is chosen."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, Protocol
+
+from muleteer.gateway.exchange import Head
+
+
+class CallState(IntEnum):
+    """Where a call is."""
+
+    READING = 0  # admitted, the body still arrives
+    QUEUED = 1
+    RUNNING = 2  # sent to a replica
+    SETTLED = 3  # answered, or its client is gone
+
+
+READING, QUEUED, RUNNING, SETTLED = CallState
+MOVES: Final[tuple[frozenset[CallState], ...]] = (
+    frozenset({QUEUED, RUNNING, SETTLED}),
+    frozenset({RUNNING, SETTLED}),
+    frozenset({QUEUED, SETTLED}),  # back to the queue: its replica died, or is draining
+    frozenset(),
+)
+"""`MOVES[state]`: where a call may go from there. A missing entry is a fault of ours."""
+
+
+class Priority(IntEnum):
+    """`x-priority`; the lower number goes first."""
+
+    CRITICAL = 0
+    NORMAL = 1
+    SHEDDABLE = 2
+
+
+PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
+
+
+class CallLink(Protocol):
+    """Where a call runs."""
+
+    def cancel(self, call: Call) -> None:
+        """Nobody waits for the answer any more."""
+        ...
+
+
+class CallOwner(Protocol):
+    """Who decides about a call."""
+
+    def submit(self, call: Call, body: bytes) -> None:
+        """The body is in."""
+        ...
+
+    def abandon(self, call: Call) -> None:
+        """The client is gone."""
+        ...
+
+    def expire(self, call: Call) -> None:
+        """The deadline has passed."""
+        ...
+
+
+class Call:
+    """One admitted request; it is the `Exchange` that the HTTP side holds.
+
+    Attributes:
+        deadline_s: monotonic seconds.
+        size: bytes of body that are reserved: as announced while reading (0 if unknown), then as received.
+        attempts: times it was sent to a replica that may have run it.
+        bounces: times a replica gave it back unrun.
+        retried: it holds a place of the retry budget.
+        link, link_id: where it runs, while RUNNING.
+        dispatched_s: when it was last sent.
+        started_s: when the replica can have begun it, `inf` while it was only sent ahead.
+    """
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "body_max",
+        "bounces",
+        "deadline_s",
+        "dispatched_s",
+        "head",
+        "link",
+        "link_id",
+        "owner",
+        "priority",
+        "retried",
+        "size",
+        "started_s",
+        "state",
+        "wheel_slot",
+    )
+
+    def __init__(
+        self, owner: CallOwner, head: Head, *, deadline_s: float, priority: Priority, body_max: int, size: int
+    ) -> None:
+        self.owner = owner
+        self.head = head
+        self.deadline_s = deadline_s
+        self.priority = priority
+        self.body_max = body_max
+        self.size = size
+        self.state = READING
+        self.body = b""
+        self.attempts = 0
+        self.bounces = 0
+        self.retried = False
+        self.link: CallLink | None = None
+        self.link_id = 0
+        self.dispatched_s = 0.0
+        self.started_s = 0.0
+        self.wheel_slot = 0
+
+    @property
+    def client(self) -> str:
+        """Whose call it is: the address it came from."""
+        return self.head.client
+
+    def run(self, body: bytes) -> None:
+        """The whole body is in."""
+        self.owner.submit(self, body)
+
+    def abandon(self) -> None:
+        """The client is gone."""
+        self.owner.abandon(self)
+
+    def move(self, state: CallState) -> None:
+        """Change state along `MOVES`."""
+        assert state in MOVES[self.state], f"a call went from {self.state.name} to {state.name}"
+        self.state = state

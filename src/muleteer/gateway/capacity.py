@@ -1,0 +1,69 @@
+"""What a backend can do: its ready slots and how long a call holds one. Pure; must not know single calls."""
+
+from __future__ import annotations
+
+from muleteer.base.limits import CREDIT_MAX, CREDIT_SERVICE_S_MAX, SAMPLES_MIN
+from muleteer.gateway.admission import Estimate, estimate_of, queue_bound
+from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator
+from muleteer.gateway.link import Link
+from muleteer.gateway.slots import Slots
+from muleteer.gateway.statistics import ServiceStatistics
+from muleteer.spec.snapshot import BackendRoute
+
+
+class Capacity:
+    """Slots and service times of one backend.
+
+    The admission rule reckons with the time a call *holds a slot*, from when the replica can have begun until its
+    answer is here, since that is what the next call waits for. The time spent in the user's method, which the replica
+    reports, only decides whether calls are sent ahead.
+    """
+
+    def __init__(self) -> None:
+        self.slots: Slots[Link] = Slots()
+        self._services = ServiceEstimator()
+        self._measured: Estimate | None = None  # kept between two services: it is asked for several times
+        self._model_mean_s = 0.0
+        self._last_slots = 1
+
+    def add(self, link: Link) -> None:
+        """A replica is ready."""
+        self.slots.add(link)
+        self._last_slots = self.slots.total
+
+    def remove(self, link: Link) -> None:
+        """A replica takes no more calls."""
+        self.slots.remove(link)
+        self._last_slots = self.slots.total or self._last_slots
+
+    def served(self, held_s: float, model_us: int, *, idempotent: bool) -> None:
+        """A call held its slot for `held_s`, of which `model_us` in the user's method."""
+        services = self._services
+        services.add(held_s)
+        self._measured = None
+        self._model_mean_s += (model_us / 1e6 - self._model_mean_s) / min(services.samples, MEAN_CALLS)
+        short = services.samples >= SAMPLES_MIN and self._model_mean_s < CREDIT_SERVICE_S_MAX
+        self.slots.extend(CREDIT_MAX if short and idempotent else 1)
+
+    @property
+    def ready_slots(self) -> int:
+        """C. While every replica restarts: what it was, since it will be so again."""
+        return self.slots.total or self._last_slots
+
+    def estimate(self, route: BackendRoute) -> Estimate | None:
+        """S and p99, measured or declared."""
+        if self._measured is not None:
+            return self._measured
+        estimate = estimate_of(self._services, route.expected_s)
+        if self._services.samples >= SAMPLES_MIN:
+            self._measured = estimate
+        return estimate
+
+    def bound(self, route: BackendRoute) -> int:
+        """How many calls with the backend's own timeout may wait."""
+        return queue_bound(self.ready_slots, self.estimate(route), route.timeout_s)
+
+    def statistics(self) -> ServiceStatistics:
+        """A frozen snapshot."""
+        services = self._services
+        return ServiceStatistics(services.samples, services.mean_s, services.p99_s, self._model_mean_s)

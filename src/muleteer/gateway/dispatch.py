@@ -1,0 +1,364 @@
+"""The calls of one backend, from admission to their one outcome. Must not know HTTP syntax or how a replica is started.
+
+Late binding: a call waits in the queue, not at a replica, and goes to the first link with a free slot. Everything
+happens in reaction to an event (a request, a frame, the end of a link, a tick); nothing here waits. Answering a
+request may bring the next one of its connection before the answer returns, so state is put right before `_settle`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import msgspec
+
+from muleteer.base.errors import (
+    CODES,
+    DeadlineError,
+    Draining,
+    ExpiredInQueue,
+    Poison,
+    ReplicaError,
+    ReplicaProtocolError,
+    RequestError,
+    WireError,
+)
+from muleteer.base.limits import ATTEMPTS_MAX, BOUNCES_MAX
+from muleteer.gateway.budget import RetryBudget
+from muleteer.gateway.call import QUEUED, READING, RUNNING, SETTLED, Call, Priority
+from muleteer.gateway.exchange import Head, Response
+from muleteer.gateway.fleet import Dialing, Fleet
+from muleteer.gateway.gate import Gate
+from muleteer.gateway.link import SENT_AHEAD, UNRUN, ErrorPayload, Link
+from muleteer.gateway.quarantine import Quarantine
+from muleteer.gateway.shared import Shared
+from muleteer.gateway.statistics import BackendStatistics, CallCounts, QueueStatistics
+from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
+from muleteer.telemetry.log import log
+
+_MODEL_RAN = frozenset({"model_error", "bad_model_output"})
+
+
+class Dispatcher:
+    """One backend.
+
+    Args:
+        route: where its replicas are and how it is run; replaced by `update`.
+        shared: clock, deadlines and the rest of the gateway.
+        new_dialer: makes the keeper of a link to one address; the link's owner is this dispatcher.
+    """
+
+    def __init__(
+        self, route: BackendRoute, shared: Shared, new_dialer: Callable[[ReplicaAddress, Dispatcher], Dialing]
+    ) -> None:
+        self.gate = Gate(route, shared)
+        self.fleet = Fleet(lambda address: new_dialer(address, self))
+        self._shared = shared
+        self._capacity = self.gate.capacity
+        self._slots = self._capacity.slots
+        self._queue = self.gate.queue
+        self._budget = RetryBudget()
+        self._quarantine = Quarantine()
+        self._counts = CallCounts()
+        self._open_calls = 0
+        self._reading = 0
+        self._headers = [
+            f"muleteer-backend: {route.name}\r\nmuleteer-attempts: {attempts}\r\n".encode()
+            for attempts in range(ATTEMPTS_MAX + 1)
+        ]
+
+    # -- the world changes
+
+    def update(self, route: BackendRoute) -> None:
+        """Follow a new snapshot."""
+        self.gate.route = route
+        for link in self.fleet.follow(route):
+            self._capacity.remove(link)
+        self._fail_queue_if_unavailable()
+
+    def retire(self) -> None:
+        """The backend vanished: fail what waits, let the replicas answer what they have."""
+        self.gate.retired = True
+        self.update(msgspec.structs.replace(self.gate.route, replicas=()))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no call is open and no slot is taken."""
+        return not self._open_calls and not any(link.in_flight for link in self.fleet.links)
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why no replica can serve now; None if one can."""
+        if len(self._slots):
+            return None
+        return "restarting" if self.gate.was_ready else self.gate.route.unavailable
+
+    # -- a request arrives
+
+    def begin(self, head: Head, *, deadline_s: float, priority: Priority, body_max: int) -> Call:
+        """Admit before the body is read. Raises RequestError, counted as refused."""
+        size = head.content_length or 0
+        error = self.gate.enter(head.client, priority, deadline_s - self._shared.now(), size)
+        if error is not None:
+            self._counts.refused[error.code] = self._counts.refused.get(error.code, 0) + 1
+            raise error
+        call = Call(self, head, deadline_s=deadline_s, priority=priority, body_max=body_max, size=size)
+        self._shared.wheel.add(call)
+        self._shared.waiting_bytes += size
+        held = self.gate.held
+        held[head.client] = held.get(head.client, 0) + 1
+        self._reading += 1
+        self._open_calls += 1
+        self._counts.admitted += 1
+        return call
+
+    def submit(self, call: Call, body: bytes) -> None:
+        """The body is in: start at once, or wait."""
+        if call.state is SETTLED:
+            return
+        now = self._shared.now()
+        error = self._poison(body, now) or self.gate.enqueue(call, call.deadline_s - now, len(body))
+        if error is not None:
+            self._fail(call, error)
+            return
+        self._leave_place(call)
+        call.body = body
+        call.size = len(body)
+        link = None if self._queue else self._slots.next()
+        if link is not None:
+            self._start(link, call, now)
+            return
+        self._wait(call)
+        while (shed := self.gate.too_late_below(call.priority, now)) is not None:
+            self._fail(*shed)
+
+    def _poison(self, body: bytes, now: float) -> Poison | None:
+        if not (self._quarantine and self._quarantine.is_poison(body, now)):
+            return None
+        self._counts.quarantined += 1
+        return Poison("this body was running on two replicas when they died; it is refused for 10 minutes")
+
+    # -- places of a call
+
+    def _start(self, link: Link, call: Call, now: float) -> None:
+        call.move(RUNNING)
+        call.attempts += 1
+        self._counts.dispatched += 1
+        link.start(call, now)
+        self._slots.moved(link)
+
+    def _wait(self, call: Call, *, front: bool = False) -> None:
+        call.move(QUEUED)
+        self._queue.push(call, front=front)
+        self._shared.waiting_bytes += call.size
+
+    def _leave_place(self, call: Call) -> None:
+        """Give back what the call holds in its present state. A slot is held by the link, until the terminal frame."""
+        if call.state is READING:
+            self._reading -= 1
+            self._shared.waiting_bytes -= call.size
+        elif call.state is QUEUED:
+            self._queue.remove(call)
+            self._shared.waiting_bytes -= call.size
+
+    def _pull(self, now: float) -> None:
+        """Give free slots to those who wait; drop those whose time no longer suffices (rule 4)."""
+        while self._queue and (link := self._slots.next()) is not None:
+            call = self._queue.first()
+            if self.gate.too_late_to_start(call.deadline_s - now):
+                self._expire_waiting(call)
+            elif (poison := self._poison(call.body, now)) is not None:
+                self._fail(call, poison)
+            else:
+                self._leave_place(call)
+                self._start(link, call, now)
+
+    def _fail_queue_if_unavailable(self) -> None:
+        error = self.gate.unavailable()
+        while error is not None and self._queue:
+            call = self._queue.first()
+            self._fail(call, error if not call.attempts else ReplicaError(f"the replica died, and {error.message}"))
+
+    # -- outcomes
+
+    def expire(self, call: Call) -> None:
+        """Its deadline has passed."""
+        if call.state is not RUNNING:
+            self._expire_waiting(call)
+            return
+        assert call.link is not None
+        call.link.cancel(call)
+        self._fail(call, DeadlineError("the deadline passed while the model ran"))
+
+    def abandon(self, call: Call) -> None:
+        """The client is gone: a waiting call never runs, a running one is cancelled where the model allows."""
+        if call.state is SETTLED:
+            return
+        if call.state is RUNNING:
+            assert call.link is not None
+            call.link.cancel(call)
+        self._counts.cancelled += 1
+        self._settle(call, None)
+
+    def _expire_waiting(self, call: Call) -> None:
+        if call.attempts:
+            self._fail(call, DeadlineError("its replica died, and no other was free before the deadline"))
+        else:
+            self._fail(call, ExpiredInQueue("no replica was free in time to answer before the deadline"))
+
+    def _fail(self, call: Call, error: RequestError) -> None:
+        self._counts.failed[error.code] = self._counts.failed.get(error.code, 0) + 1
+        plain = self._shared.render(error, call.head.request_id)
+        headers = plain.headers + self._headers[call.attempts]
+        self._settle(call, Response(plain.status, plain.body, headers, plain.content_type, plain.code))
+
+    def _settle(self, call: Call, response: Response | None) -> None:
+        """The one place where a call ends. `response` is None if its client is gone."""
+        self._leave_place(call)
+        call.move(SETTLED)
+        self._shared.wheel.discard(call)
+        self._open_calls -= 1
+        client, held = call.head.client, self.gate.held
+        held[client] -= 1
+        if not held[client]:
+            del held[client]
+        if call.retried:
+            self._budget.give_back()
+        call.body = b""
+        if response is not None:
+            call.head.respond(response)
+
+    # -- a link tells
+
+    def link_ready(self, link: Link) -> None:
+        """Its slots are free."""
+        self.gate.was_ready = True
+        self._capacity.add(link)
+        self._pull(self._shared.now())
+
+    def link_draining(self, link: Link) -> None:
+        """It takes no more calls."""
+        self._capacity.remove(link)
+
+    def call_replied(self, link: Link, call: Call, body: bytes, service_us: int) -> None:
+        """The model's answer. The slot goes to the next call first: the replica must not wait for us to write."""
+        now = self._shared.now()
+        self._served(call, service_us, now)
+        self._slots.moved(link)
+        if self._queue:
+            self._pull(now)
+        if call.state is SETTLED:
+            self._counts.late_replies += 1
+            return
+        self._quarantine.absolve(call.body)
+        self._counts.answered += 1
+        self._settle(call, Response(200, body, self._headers[call.attempts]))
+
+    def call_failed(self, link: Link, call: Call, error: ErrorPayload, service_us: int) -> None:
+        """No answer: the model's or the caller's fault, or it was not run."""
+        now = self._shared.now()
+        if error.code in _MODEL_RAN:
+            self._served(call, service_us, now)
+        if error.code == "draining":  # it may not have sent its DRAIN yet
+            self._capacity.remove(link)
+        self._slots.moved(link)
+        if call.state is SETTLED:
+            self._counts.late_replies += 1
+        elif error.code in UNRUN:
+            self._bounce(call)
+        else:
+            self._quarantine.absolve(call.body)
+            message = error.error
+            if self._shared.debug and error.traceback:
+                message = f"{message}\n{error.traceback}"
+            self._fail(call, CODES[error.code](message))
+        self._pull(now)
+
+    def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
+        """Its calls are run again or fail; on a broken rule the replica is killed, since nothing it says is to be
+        believed any more.
+        """
+        self._capacity.remove(link)
+        if error is not None:
+            log("a replica broke the wire protocol", replica=link.replica, pid=link.pid, error=str(error))
+            if link.pid:
+                self._shared.abort(link.replica, link.pid, "protocol")
+        now = self._shared.now()
+        again = [call for call in calls if call.state is not SETTLED and self._survives(call, error, now)]
+        for call in reversed(again):  # each goes to the front: so the oldest is first again
+            if call.state is not SETTLED:
+                self._wait(call, front=True)
+        self._fail_queue_if_unavailable()
+        self._pull(now)
+
+    def abort_hung(self, now: float) -> None:
+        """Have every replica killed whose oldest call runs too long. Cheap: it looks at calls in flight only."""
+        for link, running_s in self.fleet.hung(self.gate.route.timeout_s, now):
+            self._capacity.remove(link)
+            log("a replica hangs", replica=link.replica, pid=link.pid, seconds=round(running_s, 3))
+            self._shared.abort(link.replica, link.pid, "hung")
+
+    def _served(self, call: Call, service_us: int, now: float) -> None:
+        if call.started_s != SENT_AHEAD:
+            self._capacity.served(now - call.started_s, service_us, idempotent=self.gate.route.idempotent)
+
+    def _bounce(self, call: Call) -> None:
+        call.attempts -= 1
+        call.bounces += 1
+        self._counts.bounced += 1
+        if call.bounces > BOUNCES_MAX:
+            self._fail(call, Draining("every replica it was given to was stopping", retry_after_s=1))
+            return
+        self._wait(call, front=True)
+        self._fail_queue_if_unavailable()
+
+    def _survives(self, call: Call, error: WireError | None, now: float) -> bool:
+        """Its replica died: whether it is run once more elsewhere. If that is not allowed or cannot succeed, it fails.
+
+        A call that was only sent ahead is neither a suspect nor a burden: most likely nothing has run it.
+        """
+        suspect = call.started_s != SENT_AHEAD
+        poison = suspect and self._quarantine.strike(call.body, call.dispatched_s, now)
+        why = self._why_not_again(call, poison=poison, now=now)
+        if why is None and suspect:
+            if self._budget.take(self._open_calls - self._reading):
+                call.retried = True
+            else:
+                why = "too many calls are being run again already"
+        if why is None:
+            self._counts.re_executed += 1
+            return True
+        kind = ReplicaError if error is None else ReplicaProtocolError
+        what = "died" if error is None else "broke the protocol"
+        self._fail(call, kind(f"the replica {what} while it had this call, and {why}"))
+        return False
+
+    def _why_not_again(self, call: Call, *, poison: bool, now: float) -> str | None:
+        if poison:
+            return "it was the second one: the body is quarantined"
+        if not self.gate.route.idempotent:
+            return "the backend is declared not idempotent"
+        if call.attempts >= ATTEMPTS_MAX:
+            return "it was the second one"
+        if self.gate.retired:
+            return "the backend was removed"
+        if self.gate.too_late_to_start(call.deadline_s - now):
+            return "no time is left to run it again"
+        return None
+
+    # -- status
+
+    def statistics(self) -> BackendStatistics:
+        """A frozen snapshot."""
+        return BackendStatistics(
+            queue=QueueStatistics(len(self._queue), self.gate.bound(), self._queue.bytes, self._reading),
+            replicas=self.fleet.statistics(),
+            slots=self._slots.total,
+            credit=self._slots.credit,
+            links_ready=len(self._slots),
+            open_calls=self._open_calls,
+            retrying=self._budget.spent,
+            poisonous=self._quarantine.poisonous,
+            service=self._capacity.statistics(),
+            calls=copy.deepcopy(self._counts),
+        )

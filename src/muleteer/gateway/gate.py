@@ -1,0 +1,112 @@
+"""Whether one backend takes a call now: the rules applied to its present state. Must not know links or outcomes."""
+
+from __future__ import annotations
+
+import random
+
+from muleteer.base.errors import CrashLoop, Draining, ExpiredInQueue, Loading, QuotaExceeded, Refused, RequestError
+from muleteer.gateway import admission
+from muleteer.gateway.call import Call, Priority
+from muleteer.gateway.capacity import Capacity
+from muleteer.gateway.queue import CallQueue
+from muleteer.gateway.shared import Shared
+from muleteer.spec.snapshot import BackendRoute
+
+_RETRY_SOON_S, _RETRY_FAILED_S = 1, 5
+
+
+class Gate:
+    """What admission reads of a backend; the dispatcher keeps it up to date.
+
+    Attributes:
+        route: as last routed.
+        held: open calls of each client.
+        was_ready: a replica of it was ready once, so it is expected back within moments.
+        retired: it is routed no longer.
+    """
+
+    __slots__ = ("_shared", "capacity", "held", "queue", "retired", "route", "was_ready")
+
+    def __init__(self, route: BackendRoute, shared: Shared) -> None:
+        self.route = route
+        self.capacity = Capacity()
+        self.queue: CallQueue[Call] = CallQueue()
+        self.held: dict[str, int] = {}
+        self.was_ready = False
+        self.retired = False
+        self._shared = shared
+
+    def enter(self, client: str, priority: Priority, remaining_s: float, size: int) -> RequestError | None:
+        """Why a request may not come in, before its body is read; `size` as announced, 0 if unknown."""
+        return self._obstacle(client, priority, remaining_s, self._shared.waiting_bytes, size)
+
+    def enqueue(self, call: Call, remaining_s: float, size: int) -> RequestError | None:
+        """The same again when the body is in, since others may have come meanwhile: so a slow sender holds no place
+        against them, and the bound of the queue is exact.
+        """
+        return self._obstacle(None, call.priority, remaining_s, self._shared.waiting_bytes - call.size, size)
+
+    def unavailable(self) -> Refused | None:
+        """Why nothing can run and nothing may wait. Calls of a backend that was ready wait for it to come back."""
+        if len(self.capacity.slots):
+            return None
+        name, unavailable = self.route.name, self.route.unavailable
+        if self.retired or unavailable == "draining":
+            return Draining(f"{name} is being stopped", retry_after_s=_RETRY_SOON_S)
+        if unavailable == "crash_loop":
+            return CrashLoop(f"the replicas of {name} do not become ready", retry_after_s=_RETRY_FAILED_S)
+        if not (self.was_ready and self.route.replicas):
+            return Loading(f"no replica of {name} is ready yet", retry_after_s=_RETRY_SOON_S)
+        return None
+
+    def too_late_below(self, priority: Priority, now: float) -> tuple[Call, Refused] | None:
+        """The next call to shed after one of `priority` came in: those below it were pushed back by one."""
+        victim = self.queue.newest_below(priority)
+        if victim is None:
+            return None
+        refused = self._refusal(len(self.queue) - 1, victim.deadline_s - now)
+        return None if refused is None else (victim, refused)
+
+    def too_late_to_start(self, remaining_s: float) -> bool:
+        """Rule 4: what remains would not suffice for 99 of 100 calls."""
+        if remaining_s <= 0:
+            return True
+        estimate = self.capacity.estimate(self.route)
+        return estimate is not None and remaining_s < estimate.p99_s
+
+    def bound(self) -> int:
+        """How many calls with the backend's own timeout may wait."""
+        return self.capacity.bound(self.route)
+
+    def _obstacle(
+        self, client: str | None, priority: Priority, remaining_s: float, waiting_bytes: int, size: int
+    ) -> RequestError | None:
+        if remaining_s <= 0:
+            return ExpiredInQueue("the deadline passed before the request was read")
+        if not self.queue and self.capacity.slots.next() is not None:
+            return admission.memory_refusal(waiting_bytes, size, random.random) if size else None
+        return (
+            self.unavailable()
+            or admission.memory_refusal(waiting_bytes, size, random.random)
+            or self._share_refusal(client)
+            or self._refusal(self.queue.ahead_of(priority), remaining_s)
+        )
+
+    def _share_refusal(self, client: str | None) -> QuotaExceeded | None:
+        if client is None or not self.queue.others_wait(client):
+            return None
+        share = admission.client_share(self.capacity.ready_slots, self.bound())
+        held = self.held.get(client, 0)
+        if held < share:
+            return None
+        message = f"this client has {held} calls here while others wait, its share is {share}"
+        return QuotaExceeded(message, retry_after_s=_RETRY_SOON_S)
+
+    def _refusal(self, queued: int, remaining_s: float) -> Refused | None:
+        return admission.refusal(
+            queued=queued,
+            slots=self.capacity.ready_slots,
+            estimate=self.capacity.estimate(self.route),
+            remaining_s=remaining_s,
+            uniform=random.random,
+        )

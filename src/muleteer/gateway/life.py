@@ -1,0 +1,102 @@
+"""The life of a gateway process, from its sockets to its exit. Must not know single requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from muleteer.base.errors import SpecError
+from muleteer.base.limits import ANSWER_BYTES_MAX, FRAME_OVERHEAD_BYTES
+from muleteer.gateway.application import Application
+from muleteer.gateway.channel import Channel
+from muleteer.gateway.http.server import HttpServer
+from muleteer.gateway.steering import Steering
+from muleteer.spec.snapshot import Snapshot
+from muleteer.telemetry.log import log
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the command line holds.
+
+    Attributes:
+        name: e.g. `gateway-0`.
+        run_dir: holds `snapshot.json`.
+        drain_delay: seconds from SIGTERM, with 503 on /readyz, until the port closes.
+        grace: seconds then for requests in flight.
+        debug: show the model's traceback to the client.
+        payload_max: the largest frame accepted from a replica, in bytes.
+    """
+
+    name: str
+    run_dir: str
+    drain_delay: float = 0.0
+    grace: float = 25.0
+    debug: bool = False
+    payload_max: int = ANSWER_BYTES_MAX + FRAME_OVERHEAD_BYTES
+
+
+class Life:
+    """One gateway process. `sockets`: inherited, by name: `control`, `http` and `gateway`."""
+
+    def __init__(self, config: GatewayConfig, sockets: dict[str, socket.socket]) -> None:
+        self._config = config
+        self._sockets = sockets
+        self._channel = Channel()
+        self._application = Application(
+            name=config.name, payload_max=config.payload_max, abort=self._channel.abort, debug=config.debug
+        )
+        self._http = HttpServer(self._application)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until SIGTERM, and then until what is in flight is answered."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopped)
+        await self._channel.open(self._sockets["control"])
+        self._read_snapshot()
+        steering = await loop.create_unix_server(
+            lambda: Steering(self._application.apply, self._statistics), sock=self._sockets["gateway"]
+        )
+        await self._http.open(self._sockets["http"])
+        self._channel.ready()
+        await self._stop.wait()
+
+        # 1. say so: load balancers stop sending, while we still accept
+        self._application.draining = True
+        await asyncio.sleep(self._config.drain_delay)
+        # 2. close the port, answer what is in flight
+        try:
+            async with asyncio.timeout(self._config.grace):
+                await self._http.drain()
+        except TimeoutError:
+            log("requests were still open at the end of the grace", **msgspec.to_builtins(self._http.statistics()))
+        # 3. leave
+        await self._http.close()
+        await self._application.close()
+        steering.close()
+
+    def _stopped(self) -> None:
+        if self._stop.is_set():
+            os._exit(0)  # the second signal: whoever sent it will not wait
+        self._stop.set()
+
+    def _read_snapshot(self) -> None:
+        """The last one published: a gateway serves without a controller."""
+        path = Path(self._config.run_dir, "snapshot.json")
+        try:
+            self._application.apply(msgspec.json.decode(path.read_bytes(), type=Snapshot))
+        except FileNotFoundError:
+            pass  # the first start
+        except (OSError, msgspec.MsgspecError, SpecError) as error:
+            log("the snapshot in the run directory is of no use", path=str(path), error=str(error))
+
+    def _statistics(self) -> dict[str, Any]:
+        statistics: dict[str, Any] = msgspec.to_builtins(self._application.statistics())
+        statistics["http"] = msgspec.to_builtins(self._http.statistics())
+        return statistics

@@ -1,0 +1,281 @@
+"""One life of a gateway's socket to one replica: calls out, answers in. Must not know queues, retries or HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import Protocol, cast
+
+import msgspec
+
+from muleteer.base.clock import Clock
+from muleteer.base.errors import WireError
+from muleteer.gateway.call import Call
+from muleteer.wire.connection import Connection, Role, State
+from muleteer.wire.frames import VERSION, Frame, FrameType, join_payload, split_payload
+
+SENT_AHEAD = math.inf
+"""`Call.started_s` of a call that waits at the replica behind others."""
+UNRUN = frozenset({"draining", "cancelled"})
+"""Codes of ERROR that promise that the model was not run: the call may be dispatched elsewhere."""
+_CODES = UNRUN | {"bad_json", "bad_arguments", "model_error", "bad_model_output", "expired_in_queue"}
+_encode = msgspec.json.Encoder().encode
+
+
+class ReadyPayload(msgspec.Struct, frozen=True):
+    """What a replica says of itself in READY."""
+
+    backend: str
+    replica: str
+    pid: int
+    concurrency: int
+
+
+class ErrorPayload(msgspec.Struct, frozen=True):
+    """Payload of ERROR. `code` as in docs/processes.md."""
+
+    code: str
+    error: str = ""
+    traceback: str | None = None
+
+
+class CallMetadata(msgspec.Struct, frozen=True):
+    """Metadata of CALL."""
+
+    id: str
+
+
+_ready_decoder = msgspec.json.Decoder(ReadyPayload)
+_error_decoder = msgspec.json.Decoder(ErrorPayload)
+
+
+class LinkOwner(Protocol):
+    """Whom a link tells what happened. Each call that was started is named in exactly one of the last three."""
+
+    def link_ready(self, link: Link) -> None:
+        """The replica takes calls."""
+        ...
+
+    def link_draining(self, link: Link) -> None:
+        """The replica takes no more calls; it still answers those it has."""
+        ...
+
+    def call_replied(self, link: Link, call: Call, body: bytes, service_us: int) -> None:
+        """The model's answer as JSON; `service_us` was spent in the user's method."""
+        ...
+
+    def call_failed(self, link: Link, call: Call, error: ErrorPayload, service_us: int) -> None:
+        """The call has no answer, and why."""
+        ...
+
+    def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
+        """The replica is dead, or (`error`) broke a rule; `calls` were open, in dispatch order."""
+        ...
+
+
+class Link(asyncio.Protocol):
+    """From connect to EOF. A new connection is a new `Link`.
+
+    Attributes:
+        replica: the id that the address belongs to.
+        in_flight: calls without a terminal frame, in dispatch order, settled ones included: they hold the slot.
+        concurrency, pid: from READY; 0 before.
+        condemned: reported as hung; takes no more calls.
+        ended: set when the socket is gone.
+    """
+
+    def __init__(
+        self, *, backend: str, replica: str, gateway: str, payload_max: int, owner: LinkOwner, clock: Clock
+    ) -> None:
+        self.replica = replica
+        self.in_flight: dict[int, Call] = {}
+        self.concurrency = 0
+        self.pid = 0
+        self.condemned = False
+        self.ended = asyncio.Event()
+        self._backend = backend
+        self._gateway = gateway
+        self._owner = owner
+        self._now = clock.now
+        self._connection = Connection(Role.GATEWAY, payload_max=payload_max)
+        self._transport: asyncio.WriteTransport | None = None
+        self._last_id = 0
+        self._started = 0
+        self._ahead: deque[int] = deque()
+        self._leaving = False
+        self._lost = False
+        self._unsent: list[bytes] | None = None  # frames that leave together, while several are read together
+
+    @property
+    def in_service(self) -> bool:
+        """Whether it takes calls."""
+        connection = self._connection
+        return (
+            connection.state is State.OPEN
+            and connection.peer_state is State.OPEN
+            and not (self.condemned or self._leaving)
+        )
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether the replica ever said READY on this link."""
+        return self.pid != 0
+
+    @property
+    def state(self) -> str:
+        """For status: `connecting`, `loading`, `ready`, `draining`, `hung` or `lost`."""
+        if self._lost:
+            return "lost"
+        if self.condemned:
+            return "hung"
+        if self._connection.state is State.START:
+            return "connecting"
+        if not self.was_ready:
+            return "loading"
+        return "ready" if self.in_service else "draining"
+
+    def start(self, call: Call, now: float) -> None:
+        """Send `call`. The link must be in service."""
+        id = self._last_id = self._last_id + 1
+        self.in_flight[id] = call
+        call.link = self
+        call.link_id = id
+        call.dispatched_s = now
+        if self._started < self.concurrency:
+            self._started += 1
+            call.started_s = now
+        else:
+            self._ahead.append(id)
+            call.started_s = SENT_AHEAD
+        budget_ms = max(1, int((call.deadline_s - now) * 1000))
+        payload = join_payload(_encode(CallMetadata(call.head.request_id)), call.body)
+        self._write(FrameType.CALL, id=id, budget=budget_ms, payload=payload)
+
+    def cancel(self, call: Call) -> None:
+        """A wish: the slot stays taken until the terminal frame."""
+        if call.link_id in self.in_flight and not self._lost:
+            self._write(FrameType.CANCEL, id=call.link_id)
+
+    def leave(self) -> None:
+        """Take no more calls; close when those in flight are answered."""
+        if self._leaving or self._lost:
+            return
+        self._leaving = True
+        if self._connection.state is State.OPEN:
+            self._write(FrameType.DRAIN)
+        self._close_if_done()
+
+    def close(self) -> None:
+        """Close now. Calls in flight are lost."""
+        self._lose(None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by inheritance
+        self._write(FrameType.HELLO, payload=_encode({"protocol": VERSION, "gateway": self._gateway}))
+
+    def data_received(self, data: bytes) -> None:
+        """Frames in order. The first broken rule ends the link: what stands behind it is never read."""
+        if self._lost:
+            return
+        try:
+            received = self._connection.receive(data)
+            if len(received) > 1:
+                self._unsent = []
+            for frame in received:
+                self._take(frame)
+                if self._lost:
+                    return
+        except WireError as error:
+            self._lose(error)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing
+        """EOF or reset: the replica is dead."""
+        self._lose(None)
+        self.ended.set()
+
+    def _take(self, frame: Frame) -> None:
+        kind = frame.type
+        if kind is FrameType.REPLY:
+            _, body = split_payload(frame.payload)  # may raise: before the call counts as answered
+            self._owner.call_replied(self, self._answered(frame.id), body, frame.budget)
+        elif kind is FrameType.ERROR:
+            try:
+                error = _error_decoder.decode(frame.payload)
+            except msgspec.DecodeError as broken:
+                raise WireError(f"ERROR payload: {broken}") from None
+            if error.code not in _CODES:
+                raise WireError(f"ERROR with code {error.code!r}, which is not one of {sorted(_CODES)}")
+            self._owner.call_failed(self, self._answered(frame.id), error, frame.budget)
+        elif kind is FrameType.READY:
+            self._introduced(frame.payload)
+        elif kind is FrameType.DRAIN:
+            self._write_drain()
+            self._owner.link_draining(self)
+        elif kind is not FrameType.STATS:
+            raise WireError(f"{kind.name} belongs to streams, which this gateway did not ask for")
+        if self._leaving:
+            self._close_if_done()
+
+    def _introduced(self, payload: bytes) -> None:
+        try:
+            ready = _ready_decoder.decode(payload)
+        except msgspec.DecodeError as broken:
+            raise WireError(f"READY payload: {broken}") from None
+        if ready.replica != self.replica or ready.backend != self._backend:
+            raise WireError(f"{ready.replica!r} of {ready.backend!r} answers at the address of {self.replica!r}")
+        if ready.concurrency < 1 or ready.pid < 1:
+            raise WireError(f"READY announces concurrency {ready.concurrency} and pid {ready.pid}")
+        self.pid = ready.pid
+        self.concurrency = ready.concurrency
+        if self._leaving:
+            self._write_drain()
+        else:
+            self._owner.link_ready(self)
+
+    def _answered(self, id: int) -> Call:
+        """Take the call out, and let the next one that was sent ahead count as started."""
+        call = self.in_flight.pop(id)
+        if call.started_s != SENT_AHEAD:
+            self._started -= 1
+            while self._ahead and self._started < self.concurrency:
+                following = self.in_flight.get(self._ahead.popleft())
+                if following is not None:
+                    following.started_s = self._now()
+                    self._started += 1
+        return call
+
+    def _write_drain(self) -> None:
+        if self._connection.state is State.OPEN:
+            self._write(FrameType.DRAIN)
+
+    def _write(self, kind: FrameType, *, id: int = 0, budget: int = 0, payload: bytes = b"") -> None:
+        assert self._transport is not None
+        data = self._connection.send(kind, id=id, budget=budget, payload=payload)
+        if self._unsent is None:
+            self._transport.write(data)
+        else:
+            self._unsent.append(data)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        if unsent and not self._lost:
+            assert self._transport is not None
+            self._transport.write(b"".join(unsent))
+
+    def _close_if_done(self) -> None:
+        if not self.in_flight:
+            self._lose(None)
+
+    def _lose(self, error: WireError | None) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._connection.close()
+        if self._transport is not None:
+            self._transport.abort()
+        calls = list(self.in_flight.values())
+        self.in_flight.clear()
+        self._owner.link_lost(self, calls, error)

@@ -1,0 +1,96 @@
+"""Which link takes the next call: the one with the fewest in flight. Pure; must not know calls or sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Generic, Protocol, TypeVar
+
+
+class Loaded(Protocol):
+    """What is read of a link."""
+
+    @property
+    def concurrency(self) -> int:
+        """Its slots."""
+        ...
+
+    @property
+    def in_flight(self) -> Sized:
+        """Calls that hold a slot."""
+        ...
+
+
+L = TypeVar("L", bound=Loaded)
+
+
+class Slots(Generic[L]):
+    """The links in service, by load. Among equals the one that has waited longest goes first, so all stay warm.
+
+    Attributes:
+        total: C, the sum of the links' concurrency. Calls sent ahead on credit are no slots.
+        credit: calls per slot that a link may hold. 1 is late binding; more hides the round trip of short models.
+    """
+
+    __slots__ = ("_levels", "_lowest", "_places", "credit", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.credit = 1
+        self._levels: list[dict[L, None]] = [{}]
+        self._lowest = 0  # no level under this one has a link
+        self._places: dict[L, int] = {}  # the level of each link; -1: no room
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, link: object) -> bool:
+        return link in self._places
+
+    def add(self, link: L) -> None:
+        """It takes calls from now on."""
+        assert link not in self._places
+        self.total += link.concurrency
+        self._places[link] = -1
+        self.moved(link)
+
+    def remove(self, link: L) -> None:
+        """It takes no more calls. Nothing happens to one that is not here."""
+        place = self._places.pop(link, None)
+        if place is not None:
+            self.total -= link.concurrency
+            if place >= 0:
+                del self._levels[place][link]
+
+    def moved(self, link: L) -> None:
+        """Its number of calls in flight has changed. Nothing happens to one that is not here."""
+        place = self._places.get(link)
+        if place is None:
+            return
+        if place >= 0:
+            del self._levels[place][link]
+        load = len(link.in_flight)
+        if load >= link.concurrency * self.credit:
+            self._places[link] = -1
+            return
+        while load >= len(self._levels):
+            self._levels.append({})
+        self._levels[load][link] = None
+        self._lowest = min(self._lowest, load)
+        self._places[link] = load
+
+    def extend(self, credit: int) -> None:
+        """Change `credit`."""
+        if credit != self.credit:
+            self.credit = credit
+            for link in list(self._places):
+                self.moved(link)
+
+    def next(self) -> L | None:
+        """The link for the next call, or None if none has room."""
+        levels = self._levels
+        for load in range(self._lowest, len(levels)):
+            if levels[load]:
+                self._lowest = load
+                return next(iter(levels[load]))
+        self._lowest = len(levels)
+        return None

@@ -1,0 +1,70 @@
+"""What a fault was promised to do, and what it did."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class SkipFault(Exception):
+    """This machine cannot do that; says why."""
+
+
+class Finding(NamedTuple):
+    promise: str
+    observed: str
+    kept: bool
+
+
+@dataclass
+class Size:
+    """How hard a fault strikes.
+
+    Attributes:
+        seconds: of load around one fault; rate: its requests/s.
+        times: how often a process is killed. clients: how many misbehave together.
+        slack: factor on every promised time; a machine shared with others keeps no times.
+    """
+
+    seconds: float = 2.5
+    rate: float = 250.0
+    times: int = 4
+    clients: int = 20
+    slack: float = 5.0
+    seed: int = 0
+    long: bool = False
+
+
+@dataclass
+class Report:
+    """The findings of one fault."""
+
+    fault: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def expect(self, promise, kept, observed=""):
+        self.findings.append(Finding(promise, str(observed), bool(kept)))
+
+    def expect_within(self, promise, seconds, limit, size):
+        """A time that was promised; `size.slack` is granted on top."""
+        self.expect(f"{promise} ≤ {limit:g} s", seconds <= limit * size.slack, f"{seconds:.3f} s")
+
+    def expect_accounts(self, ledger, rig, *, allowed=(), unreceived=()):
+        """What holds under every fault: each request one honest outcome, no other codes than `allowed`, no debts."""
+        lies = ledger.lies()
+        self.expect("0 crossed, double or malformed answers", not lies, "; ".join(lies[:3]) or f"{len(ledger.ok)} ok")
+        self.expect("0 requests without an outcome", not ledger.unknown, [r.failure for r in ledger.unknown][:5])
+        codes = dict(ledger.codes())
+        beyond = {code: count for code, count in codes.items() if code not in (*allowed, *unreceived, "reset")}
+        self.expect(f"no failures but {', '.join(allowed) or 'none'}", not beyond, codes)
+        debts = rig.debts()
+        self.expect("received = 2xx + 4xx + 5xx + client_gone, and nothing stays open", not debts, "; ".join(debts))
+
+    @property
+    def broken(self):
+        return [finding for finding in self.findings if not finding.kept]
+
+    def table(self):
+        """The rows of a Markdown table."""
+        return [
+            f"| {self.fault} | {finding.promise} | {finding.observed} | {'kept' if finding.kept else '**BROKEN**'} |"
+            for finding in self.findings
+        ]

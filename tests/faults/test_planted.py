@@ -1,0 +1,59 @@
+"""The harness is broken if it does not see these: each test plants one bug in a copy of the source and runs a fault."""
+
+import shutil
+
+import pytest
+
+from tests.faults.faults import strike
+from tests.faults.report import Size
+from tests.faults.server import Rig
+from tests.tidy.tree import SRC
+
+BUGS = {
+    "a call that may run once is run again": (
+        "kills_at_most_once",
+        "gateway/dispatch.py",
+        "if not self.gate.route.idempotent:",
+        "if False:",
+        ("0 crossed, double", "run 2 times"),
+        6,
+    ),
+    "a call that is run again gets another's answer": (
+        "kills",
+        "gateway/dispatch.py",
+        "        self._counts.answered += 1\n",
+        "        if call.attempts > 1:\n            body = self._stale\n        self._stale = body\n        self._counts.answered += 1\n",
+        ("0 crossed, double", "crossed, answered with"),
+        6,
+    ),
+    "calls of a dead replica are forgotten": (
+        "kills",
+        "gateway/dispatch.py",
+        "            if call.state is not SETTLED:\n                self._survive",
+        "            if not calls:\n                self._survive",
+        ("no failures but none", "'deadline'"),
+        6,
+    ),
+    "a slot leaks when a client leaves": (
+        "leaves_a_running_call",
+        "gateway/dispatch.py",
+        "        self._served(call, service_us, now)\n        self._slots.moved(link)\n",
+        "        self._served(call, service_us, now)\n        if call.state is SETTLED:\n            return\n        self._slots.moved(link)\n",
+        ("no slot leaked", ""),
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_harness_sees(bug, tmp_path_factory, monkeypatch):
+    fault, file, healthy, sick, (promise, sign), times = BUGS[bug]
+    source = tmp_path_factory.mktemp("src")
+    shutil.copytree(SRC / "muleteer", source / "muleteer", ignore=shutil.ignore_patterns("__pycache__"))
+    patched = source / "muleteer" / file
+    text = patched.read_text()
+    assert text.count(healthy) == 1, f"{file} has changed: plant the bug elsewhere"
+    patched.write_text(text.replace(healthy, sick))
+    monkeypatch.setattr(Rig, "source", source)
+    report = strike(fault, tmp_path_factory.mktemp("f"), Size(seconds=3.0, rate=550, times=times))
+    assert any(promise in finding.promise and sign in finding.observed for finding in report.broken), report.findings

@@ -1,0 +1,329 @@
+"""Faults of the process tree: controller, gateway, supervisor, everything; starts, stops, and a machine that runs out."""
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from bench import measure
+from bench.load import quantile
+from bench.server import COMMAND, wait_until
+from tests.faults.load import ask, error_of
+from tests.faults.report import SkipFault
+from tests.faults.server import Rig, raw, request_bytes
+
+
+def controller_killed(folder, size, report):
+    """SIGKILL of the controller under load."""
+    with Rig(folder) as rig:
+        rig.wait_replicas()
+        replicas = rig.pids("replica")
+        load = rig.load(size.rate, size.seconds)
+        for _ in range(max(1, size.times // 3)):
+            (pid,) = rig.pids("controller")
+            rig.kill(pid)
+            begun = time.monotonic()
+            wait_until(lambda old=pid: rig.pids("controller") not in ([], [old]), "another controller")
+            wait_until(lambda: answers(rig), "the admin API", seconds=20)
+            report.expect_within("back", time.monotonic() - begun, 5.0, size)
+        report.expect_accounts(rig.ledger(load), rig)
+        report.expect("same replica pids", rig.pids("replica") == replicas, rig.pids("replica"))
+        states = [replica["state"] for backend in rig.status()["backends"] for replica in backend["replicas"]]
+        report.expect("it adopted them", states == ["ready"] * 4, states)
+
+
+def answers(rig):
+    """Whether the controller tells its status."""
+    try:
+        return rig.status()["backends"][0]["state"] == "ready"
+    except Exception:
+        return False
+
+
+def gateway_killed(folder, size, report):
+    """SIGKILL of the gateway under load."""
+    with Rig(folder) as rig:
+        rig.wait_replicas()
+        replicas = rig.pids("replica")
+        load = rig.load(size.rate, size.seconds + 1)
+        time.sleep(0.5)
+        (pid,) = rig.pids("gateway")
+        rig.kill(pid)
+        begun = time.monotonic()
+        with raw(rig, request_bytes(b'{"nonce": 1}')) as link:  # the port is bound: this waits in the backlog
+            link.settimeout(20)
+            head = link.recv(4096)
+        report.expect("the port stays bound: who waits is answered", head.startswith(b"HTTP/1.1 "), head[:60])
+        wait_until(lambda: ask(rig.port).status == 200, "serving again", seconds=20)
+        took = time.monotonic() - begun
+        report.expect_within("serving again", took, 2.0, size)
+        ledger = rig.ledger(load)
+        lies = ledger.lies()
+        report.expect("0 crossed, double or malformed answers", not lies, lies[:3])
+        broken = [record for record in ledger.records if record.status != 200]
+        late = [r for r in broken if r.sent > begun + took or r.done < begun - 0.01]
+        report.expect("only its own connections break, or find no replica yet", not late, ledger.codes())
+        report.expect("nobody is refused a connection", not ledger.unreceived, ledger.codes())
+        report.expect("same replica pids", rig.pids("replica") == replicas)
+        debts = rig.debts()
+        report.expect("nothing stays open", not debts, debts)
+        rig.wait_replicas()
+        after = rig.ledger(rig.load(size.rate, 1.0))
+        report.expect_accounts(after, rig)
+        used = {pid for record in after.ok for pid in after.executions[record.nonce].finished}
+        report.expect("no slot leaked: all replicas work", used == set(replicas), used)
+
+
+def supervisor_killed(folder, size, report):
+    """SIGKILL of the supervisor; then a start in the same place."""
+    killed(folder, size, report, lambda rig: [rig.pid])
+
+
+def everything_killed(folder, size, report):
+    """SIGKILL of everything at once; then a start in the same place."""
+    killed(folder, size, report, lambda rig: [process.pid for process in rig.tree()])
+
+
+def killed(folder, size, report, victims):
+    """Kill under load; nothing lives on; the next start needs no cleaning."""
+    with Rig(folder) as rig:
+        rig.wait_replicas()
+        load = rig.load(size.rate, 1.5, deadline_s=0.5)
+        time.sleep(0.5)
+        rig.tree()
+        rig.kill(*victims(rig))
+        begun = time.monotonic()
+        wait_until(lambda: not rig.orphans(), "no orphans", seconds=5 * size.slack)
+        report.expect_within("no process lives", time.monotonic() - begun, 5.0, size)
+        load.finish()
+        rig.start()
+        rig.wait_replicas()
+        report.expect_accounts(rig.ledger(rig.load(size.rate, 0.5)), rig)
+
+
+def started_twice(folder, size, report):
+    """A second start in the same run directory, and one on the same port."""
+    with Rig(folder) as rig:
+        begun = time.monotonic()
+        again = rig.command(*rig.serve_arguments(), "--detach")
+        took = time.monotonic() - begun
+        report.expect("exit 4, one line naming the pid", again.returncode == 4 and str(rig.pid) in again.stderr, again)
+        report.expect("one line", len(again.stderr.strip().splitlines()) == 1, again.stderr)
+        report.expect_within("refused", took, 1.0, size)
+        other = Rig(folder / "b", port=rig.port)
+        begun = time.monotonic()
+        busy = other.command(*other.serve_arguments(), "--detach")
+        took = time.monotonic() - begun
+        report.expect("exit 3, naming the port", busy.returncode == 3 and str(rig.port) in busy.stderr, busy.stderr)
+        report.expect(
+            "says who", str(rig.pid) in busy.stderr or "muleteer" in busy.stderr.partition(":")[2], busy.stderr
+        )
+        report.expect_within("refused", took, 1.0, size)
+        report.expect("nothing left running", not other.orphans(), other.orphans())
+        report.expect_accounts(rig.ledger(rig.load(50, 0.5)), rig)
+
+
+def stale_sockets(folder, size, report):
+    """Files of a dead server, and strangers' files under their names."""
+    rig = Rig(folder)
+    sockets = rig.run_dir / "sockets"
+    sockets.mkdir(parents=True, mode=0o700)
+    rig.run_dir.chmod(0o700)
+    for path in (
+        rig.run_dir / "admin.sock",
+        rig.run_dir / "gateway-0.sock",
+        *(sockets / f"{n}.sock" for n in range(5)),
+    ):
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(path))
+    (rig.run_dir / "lock").write_text('{"pid": 1, "host": "127.0.0.1", "port": 1}')
+    (rig.run_dir / "snapshot.json").write_text('{"revision": 7, "torn')
+    with rig:
+        rig.wait_replicas()
+        report.expect("cleaned up under the lock", rig.ready())
+        report.expect_accounts(rig.ledger(rig.load(50, 0.5)), rig)
+
+
+def terminated(folder, size, report):
+    """SIGTERM to the supervisor under load, with a drain delay."""
+    with Rig(folder, "--drain-delay", "500ms") as rig:
+        rig.wait_replicas()
+        rig.tree()
+        load = rig.load(size.rate, 2.0)
+        time.sleep(0.5)
+        rig.kill(rig.pid, number=signal.SIGTERM)
+        begun = time.monotonic()
+        took = wait_until(lambda: rig.probe("/readyz") in (0, 503), "not ready", seconds=5)
+        report.expect("not ready at once, and still accepting", rig.probe("/readyz") == 503)
+        report.expect_within("SIGTERM → 503 on /readyz", took, 0.1, size)
+        wait_until(lambda: not rig.lock_held(), "the lock is free", seconds=30)
+        report.expect_within("drain delay + what was in flight", time.monotonic() - begun, 1.5, size)
+        ledger = rig.ledger(load)
+        lies = ledger.lies()
+        report.expect("0 crossed, double or malformed answers", not lies, lies[:3])
+        lost = [record for record in ledger.records if record.failure and ledger.executions[record.nonce].started]
+        report.expect("what was begun is answered", not lost, [(r.failure, r.nonce) for r in lost[:5]])
+        during = [r for r in ledger.records if r.status != 200 and r.due < begun + 0.4]
+        report.expect("accepted for the whole delay", not during, ledger.codes())
+        codes = set(ledger.codes()) - {"draining", "connect", "reset"}
+        report.expect("the rest is refused as draining, or finds no port", not codes, ledger.codes())
+        wait_until(lambda: not rig.orphans(), "no orphans")
+        log = (rig.run_dir / "logs" / "supervisor.log").read_text()
+        report.expect("an orderly end", log.rstrip().endswith("stopped"), log[-200:])
+
+
+def terminated_twice(folder, size, report):
+    """A second signal while a call runs for long; in the foreground, so that the exit status is seen."""
+    rig = Rig(folder, replicas=1)
+    command = [str(COMMAND), *rig.serve_arguments(), "--run-dir", str(rig.run_dir)]
+    process = subprocess.Popen(command, cwd=rig.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        rig.find()
+        wait_until(rig.ready, "ready", seconds=20)
+        with raw(rig, request_bytes(b'{"nonce": 5, "do": "sleep", "amount": 60}')):
+            wait_until(lambda: rig.executions()[5].started, "the call runs")
+            rig.tree()
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: rig.probe("/readyz") != 200, "not ready")
+            report.expect("it waits for what runs", process.poll() is None)
+            time.sleep(0.3)  # two signals within 0.2 s count as one
+            process.send_signal(signal.SIGTERM)
+            begun = time.monotonic()
+            process.wait(30)
+        report.expect_within("second signal → end", time.monotonic() - begun, 2.0, size)
+        report.expect("exit 1: cut short", process.returncode == 1, process.returncode)
+        wait_until(lambda: not rig.orphans(), "no orphans")
+    finally:
+        process.kill()
+        process.wait()
+        rig.close()
+
+
+def disk_full(folder, size, report):
+    """A run directory on a full disk. Needs the right to mount."""
+    disk = folder / "disk"
+    disk.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        raise SkipFault("a small disk cannot be mounted here")
+    try:
+        with Rig(folder, "--reload", run_dir=disk / "run") as rig:
+            rig.wait_replicas()
+            with contextlib.suppress(OSError):
+                (disk / "filler").write_bytes(bytes(4 * 2**20))
+            report.expect("the disk is full", shutil.disk_usage(disk).free < 4096, shutil.disk_usage(disk).free)
+            load = rig.load(size.rate, size.seconds)
+            rig.kill(pid := min(rig.ready_pids()))
+            rig.wait_replicas(without=[pid])
+            (controller,) = rig.pids("controller")
+            rig.kill(controller)
+            wait_until(lambda: answers(rig), "the admin API", seconds=20)
+            report.expect_accounts(rig.ledger(load), rig)
+            (gateway,) = rig.pids("gateway")
+            rig.kill(gateway)
+            wait_until(lambda: len(rig.ready_pids()) == 4, "the gateway finds all replicas", seconds=20)
+            report.expect_accounts(rig.ledger(rig.load(size.rate, 0.5)), rig)
+            stopped = rig.stop()
+            report.expect("it can be stopped", stopped.returncode == 0, stopped.stderr)
+        again = Rig(folder, run_dir=disk / "fresh")
+        refused = again.command(*again.serve_arguments(), "--detach")
+        wait_until(lambda: not again.orphans(), "nothing left running")
+        one_line = len(refused.stderr.strip().splitlines()) == 1
+        report.expect("a start on a full disk: exit ≠ 0, one line", refused.returncode > 0 and one_line, refused.stderr)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def descriptors_exhausted(folder, size, report):
+    """More connections than file descriptors allow."""
+    limit = 256
+    rig, links = Rig(folder, replicas=1), []
+    rig.prefix = ("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh")
+    try:
+        rig.start()
+        rig.wait_replicas()
+        (gateway,) = rig.pids("gateway")
+        for _ in range(2 * limit):
+            link = socket.socket()
+            link.settimeout(5)
+            with contextlib.suppress(OSError):
+                link.connect(("127.0.0.1", rig.port))
+            links.append(link)
+        spent = measure.cpu_s([gateway])
+        time.sleep(1.0)
+        spent = measure.cpu_s([gateway]) - spent
+        report.expect("it does not spin", spent < 0.3, f"{spent:.2f} s of CPU in 1 s")
+        open_now = len(list(Path(f"/proc/{gateway}/fd").iterdir()))
+        report.expect("a quarter of the descriptors stays free", open_now <= 0.75 * limit, f"{open_now} of {limit}")
+        extra = ask(rig.port, deadline_s=2.0)
+        refused = error_of(extra).get("code") == "connections" or extra.failure in ("reset", "timeout", "connect")
+        report.expect("what is too many is refused", refused, (extra.status, extra.failure, extra.body))
+        begun = time.monotonic()
+        for link in links:
+            link.close()
+        wait_until(rig.ready, "ready again", seconds=10)
+        report.expect_within("recovered", time.monotonic() - begun, 2.0, size)
+        report.expect_accounts(rig.ledger(rig.load(50, 0.5)), rig)
+    finally:
+        for link in links:
+            link.close()
+        rig.close()
+
+
+def overload(folder, size, report):
+    """Ten times what can be served."""
+    deadline_s = 0.5
+    with Rig(folder, replicas=2) as rig:
+        rig.wait_replicas()
+        (gateway,) = rig.pids("gateway")
+        warm = rig.ledger(rig.load(100, 1.0))
+        report.expect_accounts(warm, rig)
+        capacity = 2 / 0.0053
+        rss = measure.memory(gateway).rss
+        until = time.monotonic() + (4 * size.seconds if size.long else 4.0)
+        load = rig.load(10 * capacity, 0, deadline_s=deadline_s, connections_max=2000)
+        health = []
+        while time.monotonic() < until:
+            begun = time.monotonic()
+            alive = rig.probe("/livez")
+            health.append((time.monotonic() - begun, alive))
+            time.sleep(0.1)
+        ended = time.monotonic()
+        ledger = rig.ledger(load)
+        start = ledger.records[0].due + 1
+        window = [record for record in ledger.records if record.due >= start]
+        good = [record for record in window if record.status == 200 and record.done - record.sent <= deadline_s + 0.05]
+        share = len(good) / (window[-1].due - start) / capacity
+        report.expect("goodput ≥ 0.9 of capacity", share >= (0.9 if size.slack == 1 else 0.6), f"{share:.2f}")
+        waits = [record.done - record.sent for record in window if record.status in (200, 504)]
+        report.expect_within("p99 of accepted, deadline 0.5 s", quantile(waits, 0.99), deadline_s, size)
+        refusals = [record.done - record.sent for record in window if record.status == 503]
+        report.expect_within("p99 of refusals", quantile(refusals, 0.99), 0.05, size)
+        report.expect("health answers", all(status == 200 for _, status in health), health[:3])
+        report.expect_within("health", max(took for took, _ in health), 0.1, size)
+        growth = (measure.memory(gateway).rss - rss) / 2**20
+        report.expect("memory flat", growth < 64, f"{growth:.0f} MiB more")
+        refused = ("predicted_late", "queue_full", "expired_in_queue", "deadline", "connections")
+        report.expect_accounts(ledger, rig, allowed=refused, unreceived=("unsent", "connect"))
+        report.expect_within("clean after", time.monotonic() - ended, 5.0, size)
+        report.expect_accounts(rig.ledger(rig.load(100, 1.0)), rig)
+
+
+FAULTS = [
+    controller_killed,
+    gateway_killed,
+    supervisor_killed,
+    everything_killed,
+    started_twice,
+    stale_sockets,
+    terminated,
+    terminated_twice,
+    disk_full,
+    descriptors_exhausted,
+    overload,
+]

@@ -1,0 +1,162 @@
+"""The gateway as a process: inherited sockets, control socket, snapshot file, signals, the end of its supervisor."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+import msgspec
+import pytest
+
+from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
+
+
+class Gateway:
+    """One process, started as the supervisor would."""
+
+    def __init__(self, directory: Path, **config):
+        self.directory = directory
+        self.control, control = socket.socketpair()
+        self.control.settimeout(10)
+        http = socket.create_server(("127.0.0.1", 0))
+        self.port = http.getsockname()[1]
+        path = directory / "gateway-0.sock"
+        path.unlink(missing_ok=True)
+        steering = socket.socket(socket.AF_UNIX)
+        steering.bind(str(path))
+        steering.listen()
+        inherited = {"control": control, "http": http, "gateway": steering}
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "muleteer.gateway",
+                json.dumps({"name": "gateway-0", "run_dir": str(directory), **config}),
+            ],
+            env={**os.environ, "MULETEER_FDS": json.dumps({name: sock.fileno() for name, sock in inherited.items()})},
+            pass_fds=[sock.fileno() for sock in inherited.values()],
+            stderr=subprocess.PIPE,
+        )
+        for sock in inherited.values():
+            sock.close()
+        self.lines = self.control.makefile("rb")
+        assert json.loads(self.lines.readline()) == {"type": "ready", "info": {}}
+
+    def ask(self, message):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(str(self.directory / "gateway-0.sock"))
+            sock.sendall(json.dumps(message).encode() + b"\n")
+            return json.loads(sock.makefile("rb").readline())
+
+    def get(self, path):
+        return httpx2.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+
+    def close(self):
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait(5)
+        self.process.stderr.close()
+        self.lines.close()
+        self.control.close()
+
+
+@pytest.fixture
+def start():
+    with tempfile.TemporaryDirectory(prefix="mt-") as directory, contextlib.ExitStack() as stack:
+
+        def start(**config):
+            gateway = Gateway(Path(directory), **config)
+            stack.callback(gateway.close)
+            return gateway
+
+        start.directory = Path(directory)
+        yield start
+
+
+def snapshot(revision=1, traffic=None):
+    endpoint = EndpointRoute(name="e", route="/predict", traffic=traffic or {"m": 1.0})
+    return msgspec.to_builtins(Snapshot(revision, (endpoint,), (BackendRoute(name="m"),)))
+
+
+def test_it_is_alive_without_routes_and_takes_a_snapshot(start):
+    gateway = start()
+    assert gateway.get("/livez").status_code == 200
+    assert gateway.get("/readyz").status_code == 503
+    assert gateway.get("/predict").status_code == 404
+    assert gateway.ask({"type": "snapshot", "snapshot": snapshot(7)}) == {"type": "applied", "revision": 7}
+    answer = gateway.get("/predict")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    answer = httpx2.post(f"http://127.0.0.1:{gateway.port}/predict", json={})
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "loading", "1")
+    assert gateway.get("/readyz").json()["reasons"] == {"m": "loading"}
+    statistics = gateway.ask({"type": "statistics"})["statistics"]
+    assert statistics["revision"] == 7
+    assert statistics["backends"]["m"]["calls"]["refused"] == {"loading": 1}
+    assert statistics["http"]["by_code"]["loading"] == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [None, {}, {"revision": "x"}, {**snapshot(), "surplus": 1}, snapshot(2, {"other": 1.0}), snapshot(2, {"m": 0.0})],
+)
+def test_a_bad_snapshot_is_refused_and_the_old_one_stays(start, bad):
+    gateway = start()
+    gateway.ask({"type": "snapshot", "snapshot": snapshot(1)})
+    refused = gateway.ask({"type": "snapshot", "snapshot": bad})
+    assert refused["type"] == "refused" and refused["error"]
+    assert gateway.ask({"type": "statistics"})["statistics"]["revision"] == 1
+
+
+def test_the_snapshot_in_the_run_directory_is_read_first(start):
+    (start.directory / "snapshot.json").write_bytes(msgspec.json.encode(snapshot(5)))
+    assert start().ask({"type": "statistics"})["statistics"]["revision"] == 5
+
+
+def test_a_torn_snapshot_file_is_logged_and_let_be(start):
+    (start.directory / "snapshot.json").write_bytes(msgspec.json.encode(snapshot(5))[:-9])
+    gateway = start()
+    assert gateway.ask({"type": "statistics"})["statistics"]["revision"] == 0
+    gateway.process.terminate()
+    assert b"snapshot in the run directory is of no use" in gateway.process.stderr.read()
+
+
+def test_sigterm_says_not_ready_still_accepts_then_exits_0(start):
+    gateway = start(drain_delay=0.6)
+    began = time.monotonic()
+    gateway.process.send_signal(signal.SIGTERM)
+    while gateway.get("/readyz").json()["reasons"] != {"gateway-0": "draining"}:
+        assert time.monotonic() - began < 0.5
+    assert gateway.get("/livez").status_code == 200
+    assert gateway.process.wait(5) == 0
+    assert 0.6 <= time.monotonic() - began < 2.0
+    with pytest.raises(httpx2.ConnectError):
+        gateway.get("/livez")
+
+
+def test_a_second_sigterm_is_quick(start):
+    gateway = start(drain_delay=30.0)
+    gateway.process.send_signal(signal.SIGTERM)
+    while "gateway-0" not in gateway.get("/readyz").json()["reasons"]:
+        pass
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.process.wait(2)
+
+
+def test_it_leaves_at_once_when_its_supervisor_is_gone(start):
+    gateway = start()
+    gateway.lines.close()
+    gateway.control.close()
+    assert gateway.process.wait(2) == 70
+
+
+def test_started_by_hand_it_says_so():
+    done = subprocess.run([sys.executable, "-m", "muleteer.gateway", "{}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "started by `muleteer serve`" in done.stderr

@@ -1,0 +1,376 @@
+"""The pure parts, by themselves: estimator, admission rules, queue, wheel, budget, quarantine, slots, routing, states."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from muleteer.base.errors import MethodNotAllowed, NotFound, OutOfMemory, PredictedLate, Refused, SpecError
+from muleteer.base.limits import (
+    CALLS_QUEUED_MAX,
+    DEADLINE_TICK_S,
+    QUARANTINE_S,
+    QUEUED_BYTES_MAX,
+    RETRY_AFTER_S_MAX,
+    SAMPLES_MIN,
+)
+from muleteer.gateway import admission
+from muleteer.gateway.admission import Estimate
+from muleteer.gateway.budget import RetryBudget
+from muleteer.gateway.call import MOVES, Call, CallState, Priority
+from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator, bucket_of, upper_edge_us
+from muleteer.gateway.quarantine import Quarantine
+from muleteer.gateway.queue import CallQueue
+from muleteer.gateway.routing import Routes, Traffic
+from muleteer.gateway.slots import Slots
+from muleteer.gateway.wheel import DeadlineWheel
+from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
+
+# -- estimator
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_bucket_holds_its_durations_within_a_sixteenth(us):
+    edge = upper_edge_us(bucket_of(us))
+    assert us < edge <= us + max(1, us // 16) + 1
+    assert bucket_of(edge - 1) == bucket_of(us)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(0, 2.0), min_size=1, max_size=400), st.integers(10, 120))
+def test_p99_is_the_nearest_rank_of_the_window_whatever_the_order(samples, window):
+    estimator = ServiceEstimator(window)
+    for count, sample in enumerate(samples, 1):
+        estimator.add(sample)
+        recent = sorted(samples[max(0, count - window) : count])
+        exact_us = int(recent[len(recent) - 1 - len(recent) // 100] * 1e6)
+        assert estimator.p99_s == upper_edge_us(bucket_of(exact_us)) / 1e6
+
+
+def test_the_mean_is_plain_first_and_forgets_later():
+    estimator = ServiceEstimator()
+    for sample in range(MEAN_CALLS):
+        estimator.add(sample)
+    assert estimator.mean_s == pytest.approx((MEAN_CALLS - 1) / 2)
+    for _ in range(10 * MEAN_CALLS):
+        estimator.add(7.0)
+    assert estimator.mean_s == pytest.approx(7.0, abs=0.01)
+
+
+# -- admission
+
+
+def ask(**changes):
+    asked = {"queued": 0, "slots": 4, "estimate": Estimate(0.1, 0.2), "remaining_s": 1.0, "uniform": lambda: 0.0}
+    return admission.refusal(**{**asked, **changes})
+
+
+def test_rule_2_is_exact_at_its_edge():
+    """(queued + 1)·0.1/4 + 0.2 ≤ 1.0: 31 may wait before it, 32 may not."""
+    assert ask(queued=31, remaining_s=1.0 + 1e-9) is None
+    late = ask(queued=32)
+    assert type(late) is PredictedLate and late.retryable and late.execution == "not_started"
+
+
+def test_rule_3_the_hard_caps():
+    quick = Estimate(1e-9, 1e-9)
+    assert ask(queued=CALLS_QUEUED_MAX - 1, estimate=quick) is None
+    full = ask(queued=CALLS_QUEUED_MAX, estimate=quick)
+    assert type(full) is Refused and full.code == "queue_full"
+    assert admission.memory_refusal(QUEUED_BYTES_MAX - 5, 5, lambda: 0.0) is None
+    assert type(admission.memory_refusal(QUEUED_BYTES_MAX - 5, 6, lambda: 0.0)) is OutOfMemory
+    assert admission.memory_refusal(QUEUED_BYTES_MAX * 2, 0, lambda: 0.0) is None
+
+
+def test_rule_5_unmeasured_one_per_slot():
+    assert ask(estimate=None, queued=3) is None
+    assert ask(estimate=None, queued=4).code == "queue_full"
+
+
+def test_an_estimate_needs_samples_or_a_declaration():
+    services = ServiceEstimator()
+    for _ in range(SAMPLES_MIN - 1):
+        services.add(0.5)
+    assert admission.estimate_of(services, None) is None
+    assert admission.estimate_of(services, 0.3) == Estimate(0.3, 0.3)
+    services.add(0.5)
+    assert admission.estimate_of(services, 0.3).mean_s == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("late_s", "least", "most"), [(0.0, 1, 2), (0.2, 1, 2), (3.2, 4, 5), (39.5, 40, 50), (1e9, 60, 60)]
+)
+def test_retry_after_is_the_ceiling_with_jitter_and_a_cap(late_s, least, most):
+    seen = {admission.retry_after_s(late_s, uniform / 100) for uniform in range(100)}
+    assert (min(seen), max(seen)) == (least, most)
+    assert most <= RETRY_AFTER_S_MAX
+
+
+@given(st.integers(1, 64), st.floats(1e-4, 5), st.floats(1e-4, 5), st.floats(0.001, 60))
+def test_the_bound_shown_is_the_bound_applied(slots, mean_s, p99_s, deadline_s):
+    estimate = Estimate(mean_s, p99_s)
+    bound = admission.queue_bound(slots, estimate, deadline_s)
+    common = {"slots": slots, "estimate": estimate}
+    if bound:
+        assert ask(queued=bound - 1, remaining_s=deadline_s * (1 + 1e-9), **common) is None
+    assert ask(queued=bound, remaining_s=deadline_s * (1 - 1e-9), **common) is not None
+
+
+def test_the_bound_unmeasured_or_instant():
+    assert admission.queue_bound(3, None, 30.0) == 3
+    assert admission.queue_bound(3, Estimate(0.0, 1.0), 30.0) == CALLS_QUEUED_MAX
+    assert admission.queue_bound(3, Estimate(0.0, 1.0), 0.5) == 0
+    assert admission.client_share(1, 0) == 1
+    assert admission.client_share(4, 36) == 10
+
+
+# -- queue
+
+
+class Member:
+    def __init__(self, name, priority=Priority.NORMAL, client="c", size=1):
+        self.name, self.priority, self.client, self.size, self.deadline_s = name, priority, client, size, 0.0
+
+
+def drain(queue):
+    names = []
+    while queue:
+        member = queue.first()
+        queue.remove(member)
+        names.append(member.name)
+    return names
+
+
+def test_fifo_within_a_priority_and_the_front_for_those_that_come_back():
+    queue = CallQueue()
+    for name, priority in (("s1", 2), ("n1", 1), ("c1", 0), ("n2", 1), ("c2", 0)):
+        queue.push(Member(name, Priority(priority)))
+    queue.push(Member("n0"), front=True)
+    assert [queue.ahead_of(priority) for priority in Priority] == [2, 5, 6]
+    assert drain(queue) == ["c1", "c2", "n0", "n1", "n2", "s1"]
+    assert (len(queue), queue.bytes) == (0, 0)
+
+
+def test_the_newest_of_the_lowest_is_shed_first():
+    queue = CallQueue()
+    members = [Member(name, Priority(priority)) for name, priority in (("n1", 1), ("s1", 2), ("s2", 2), ("n2", 1))]
+    for member in members:
+        queue.push(member)
+    shed = []
+    while (victim := queue.newest_below(Priority.CRITICAL)) is not None:
+        queue.remove(victim)
+        shed.append(victim.name)
+    assert shed == ["s2", "s1", "n2", "n1"]
+    queue.push(members[0])
+    assert queue.newest_below(Priority.NORMAL) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 50), st.booleans()), max_size=60),
+    st.randoms(),
+)
+def test_counts_hold_whatever_leaves(steps, chance):
+    queue, present = CallQueue(), []
+    for priority, client, size, leave in steps:
+        member = Member("m", Priority(priority), f"c{client}", size)
+        queue.push(member)
+        present.append(member)
+        if leave:
+            gone = present.pop(chance.randrange(len(present)))
+            queue.remove(gone)
+        assert len(queue) == len(present)
+        assert queue.bytes == sum(each.size for each in present)
+        for each in ("c0", "c1", "c2"):
+            assert queue.others_wait(each) == any(other.client != each for other in present)
+    assert len(drain(queue)) == len(present)
+    assert not queue.others_wait("nobody")
+
+
+# -- wheel
+
+
+def timed(deadline_s):
+    return Call(None, None, deadline_s=deadline_s, priority=Priority.NORMAL, body_max=0, size=0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 3), st.booleans()), max_size=50))
+def test_nothing_expires_early_or_later_than_two_ticks(steps):
+    now = 500.0
+    wheel, live = DeadlineWheel(now), set()
+    for remaining_s, pause_s, discard in steps:
+        call = timed(now + remaining_s)
+        wheel.add(call)
+        live.add(call)
+        if discard:
+            wheel.discard(call)
+            wheel.discard(call)
+            live.discard(call)
+        now += pause_s
+        for expired in wheel.expired(now):
+            assert expired in live and expired.deadline_s <= now
+            live.discard(expired)
+        assert all(each.deadline_s > now - 2 * DEADLINE_TICK_S for each in live)
+        assert len(wheel) == len(live)
+    assert set(wheel.expired(now + 200)) == live
+    assert len(wheel) == 0
+
+
+# -- budget
+
+
+def test_a_fifth_of_the_active_and_always_three():
+    budget = RetryBudget()
+    assert [budget.take(4) for _ in range(4)] == [True, True, True, False]
+    assert budget.take(20) and not budget.take(24) and budget.take(25)
+    budget.give_back()
+    assert budget.spent == 4
+    with pytest.raises(AssertionError):
+        for _ in range(5):
+            budget.give_back()
+
+
+# -- quarantine
+
+
+def test_two_strikes_in_a_row_are_poison_for_ten_minutes():
+    quarantine = Quarantine()
+    assert not quarantine.strike(b"bad", 0.0, 1.0)
+    assert not quarantine.is_poison(b"bad", 1.0)
+    assert quarantine.strike(b"bad", 1.5, 2.0)
+    assert quarantine.is_poison(b"bad", 2.0 + QUARANTINE_S - 0.1)
+    assert not quarantine.is_poison(b"dab", 2.0), "same length, another body"
+    assert quarantine.poisonous == 1
+    quarantine.absolve(b"bad")
+    assert quarantine.is_poison(b"bad", 3.0), "poison stays"
+    assert not quarantine.is_poison(b"bad", 2.0 + QUARANTINE_S)
+    assert len(quarantine) == 0
+
+
+def test_deaths_at_once_are_one_strike_and_an_answer_takes_it_back():
+    quarantine = Quarantine()
+    assert not quarantine.strike(b"same", 0.0, 1.0)
+    assert not quarantine.strike(b"same", 0.5, 1.001), "it was dispatched before the first death"
+    quarantine.absolve(b"same")
+    assert len(quarantine) == 0
+    assert not quarantine.strike(b"same", 2.0, 3.0), "the count starts anew"
+
+
+def test_a_first_strike_is_forgotten_too():
+    quarantine = Quarantine()
+    quarantine.strike(b"x", 0.0, 1.0)
+    assert not quarantine.strike(b"x", 2.0, 1.0 + QUARANTINE_S)
+
+
+def test_the_table_is_bounded_and_the_oldest_leave():
+    quarantine = Quarantine(entries_max=3)
+    for number in range(5):
+        quarantine.strike(b"%d" % number, 0.0, float(number))
+    assert len(quarantine) == 3
+    assert not quarantine.strike(b"0", 5.0, 6.0), "it had left"
+    assert quarantine.strike(b"4", 5.0, 6.0), "it had not"
+
+
+# -- slots
+
+
+class Loaded:
+    def __init__(self, concurrency):
+        self.concurrency, self.in_flight = concurrency, []
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=5), st.lists(st.integers(0, 9), max_size=60), st.randoms())
+def test_the_least_loaded_with_room_is_next(concurrencies, steps, chance):
+    slots = Slots()
+    links = [Loaded(each) for each in concurrencies]
+    for link in links:
+        slots.add(link)
+    present = list(links)
+    for step in steps:
+        link = chance.choice(links)
+        if step < 5 and (link := slots.next()) is not None:
+            link.in_flight.append(0)
+            slots.moved(link)
+        elif step < 8 and link is not None and link.in_flight:
+            link.in_flight.pop()
+            slots.moved(link)
+        elif step == 8:
+            slots.extend(chance.choice([1, 4]))
+        elif link in present:
+            slots.remove(link)
+            present.remove(link)
+        room = [each for each in present if len(each.in_flight) < each.concurrency * slots.credit]
+        following = slots.next()
+        assert (following is None) == (not room)
+        if following is not None:
+            assert following in room
+            assert len(following.in_flight) == min(len(each.in_flight) for each in room)
+        assert slots.total == sum(each.concurrency for each in present)
+        assert len(slots) == len(present)
+
+
+def test_equals_take_turns():
+    slots = Slots()
+    links = [Loaded(1) for _ in range(3)]
+    for link in links:
+        slots.add(link)
+    order = []
+    for _ in range(6):
+        link = slots.next()
+        order.append(links.index(link))
+        link.in_flight.append(0)
+        slots.moved(link)
+        link.in_flight.pop()
+        slots.moved(link)
+    assert order == [0, 1, 2, 0, 1, 2]
+
+
+# -- routing
+
+
+def test_traffic_follows_the_weights():
+    chance = random.Random(7)
+    traffic = Traffic({"a": 90, "none": 0, "b": 10})
+    assert traffic.backends == ("a", "b")
+    chosen = [traffic.choose(chance.random) for _ in range(10_000)]
+    assert 850 < chosen.count("b") < 1150 and set(chosen) == {"a", "b"}
+    assert traffic.choose(lambda: 0.0) == "a"
+    assert traffic.choose(lambda: math.nextafter(1.0, 0.0)) == "b"
+    assert traffic.choose(lambda: 1.0) == "b", "even a rounding error finds somebody"
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": math.inf}, {"a": math.nan}])
+def test_weights_that_make_no_sense(weights):
+    with pytest.raises(SpecError):
+        Traffic(weights)
+
+
+def test_routes_are_exact():
+    endpoint = EndpointRoute(name="e", route="/a", traffic={"m": 1.0}, methods=("PUT", "POST"))
+    routes = Routes(Snapshot(3, (endpoint,), (BackendRoute(name="m"),)))
+    assert routes.find("POST", "/a").route is endpoint
+    for path in ("/", "/a/", "/A", "/a/b", ""):
+        with pytest.raises(NotFound):
+            routes.find("POST", path)
+    with pytest.raises(MethodNotAllowed) as refused:
+        routes.find("GET", "/a")
+    assert refused.value.allow == ("POST", "PUT")
+
+
+# -- states of a call
+
+
+def test_every_move_that_is_not_in_the_table_is_refused():
+    for before in CallState:
+        for after in CallState:
+            call = timed(0.0)
+            call.state = before
+            if after in MOVES[before]:
+                call.move(after)
+                assert call.state is after
+            else:
+                with pytest.raises(AssertionError):
+                    call.move(after)
+    assert MOVES[CallState.SETTLED] == frozenset(), "one outcome"
