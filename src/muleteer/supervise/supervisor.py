@@ -214,6 +214,9 @@ class Supervisor:
             raise WireError(f"only the controller may ask for {type(request).__name__.lower()}")
         if self._stopping_since is not None:
             return  # everything goes, in its order
+        if isinstance(request, messages.Shutdown):
+            self.stop("the admin API")
+            return
         if isinstance(request, messages.Ensure):
             self._ensure(request.process)
             return
