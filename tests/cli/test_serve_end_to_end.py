@@ -73,7 +73,7 @@ class Foreground:
         self.process = subprocess.Popen(
             [*MULETEER, "serve", *arguments, "--run-dir", folder.run_dir, "--port", "0"],
             cwd=folder.path,
-            env=environment(),
+            env=environment(**folder.environment()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -12,7 +12,8 @@ from typing import Any
 from muleteer.base.errors import NotRunningError, UsageError
 from muleteer.cli.flags import Parser, add_run_dir
 from muleteer.cli.output import Paint, harmless, say, table
-from muleteer.client.admin import AdminRefused, AdminUnreachable, get
+from muleteer.client.admin import get
+from muleteer.client.errors import AdminRefused, AdminUnreachable
 from muleteer.spec.run_dir import find_run_dir
 from muleteer.spec.units import format_bytes
 
