@@ -33,7 +33,9 @@ class Traffic:
         self.copies = ShadowStatistics()
         self.tell()
 
-    def send(self, version: str, count: int, *, errors: int = 0, seconds: float = 0.01, code: str = "model_error") -> None:
+    def send(
+        self, version: str, count: int, *, errors: int = 0, seconds: float = 0.01, code: str = "model_error"
+    ) -> None:
         counts = self.outcomes[version]
         counts["ok"] = counts.get("ok", 0) + count - errors
         counts[code] = counts.get(code, 0) + errors

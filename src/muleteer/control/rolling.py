@@ -92,6 +92,7 @@ class Rolling:
         """One look at every active rollout. While a gateway is silent nothing is decided."""
         reading = read(await self._statistics())
         if reading is None:
+            self._words |= dict.fromkeys(self.active(), "a gateway does not answer: nothing is decided meanwhile")
             return
         for endpoint in self.active():
             name = f"rollout of {endpoint}"

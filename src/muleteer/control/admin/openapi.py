@@ -24,7 +24,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
 
 ERRORS = {
-    "400": "`invalid`, `bad_request`, `bad_json`, `bad_name`: the request is wrong; `problems` names every mistake",
+    "400": "`invalid`, `bad_request`: the request is wrong; `problems` names every mistake",
     "401": "`unauthorized`: on TCP, no token or a wrong one",
     "403": "`foreign_origin`, `bad_host`: a web page from elsewhere",
     "404": "`not_found`: no such backend, endpoint, rollout, revision or path",
