@@ -9,7 +9,7 @@ import http.client
 import json
 import select
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -49,34 +49,103 @@ class Handle:
         method: of HTTP.
         timeout_s: deadline of each call, queueing included; None: the server's.
         headers: sent with each call, e.g. the session of an endpoint with affinity.
+        callers: of another handle, to share.
     """
 
     def __init__(
-        self, url: str, method: str, *, timeout_s: float | None = None, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        method: str,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        callers: _Callers | None = None,
     ) -> None:
         self._url = url
         self._method = method
         self._timeout_s = timeout_s
         self._headers = dict(headers or {})
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        self._local = threading.local()
-        self._connections: list[http.client.HTTPConnection] = []
+        self._callers = callers or _Callers(url)
 
     def options(self, *, timeout: float | None = None, headers: Mapping[str, str] | None = None) -> Handle:
-        """The same endpoint with another deadline (seconds) or more headers; with threads of its own."""
+        """The same endpoint with another deadline (seconds) or more headers, over the same threads and connections."""
         merged = {**self._headers, **(headers or {})}
-        return Handle(self._url, self._method, timeout_s=timeout or self._timeout_s, headers=merged)
+        timeout_s = self._timeout_s if timeout is None else timeout
+        return Handle(self._url, self._method, timeout_s=timeout_s, headers=merged, callers=self._callers)
 
     def remote(self, *argument: Any, **arguments: Any) -> Answer:
         """Call the model with keyword arguments, or with one JSON value as it is. Returns at once."""
         if len(argument) > 1 or (argument and arguments):
             raise TypeError("remote() takes keyword arguments, or one value as it is")
         body = json.dumps(argument[0] if argument else arguments, allow_nan=False).encode()
-        return Answer(self._threads().submit(self._call, body))
+        return Answer(self._callers.submit(lambda: self._call(body)))
 
     def close(self) -> None:
         """Wait for open calls and close the connections."""
+        self._callers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def _call(self, body: bytes) -> Any:
+        headers = {**self._headers, "content-type": "application/json"}
+        if self._timeout_s is not None:
+            headers["x-request-timeout-ms"] = str(max(1, round(self._timeout_s * 1000)))
+        patience_s = (_TIMEOUT_S_MAX if self._timeout_s is None else self._timeout_s) + _GRACE_S
+        try:
+            status, text = self._callers.exchange(self._method, body, headers, patience_s)
+        except (OSError, http.client.HTTPException) as error:  # not sent again: it may have been run
+            raise CallFailed(
+                f"{self._url} does not answer: {error or type(error).__name__}", code="unreachable", retryable=True
+            ) from None
+        if status == http.client.OK:
+            return json.loads(text)
+        raise _failed(status, text)
+
+
+class _Callers:
+    """Threads, each with a connection of its own that it keeps."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._local = threading.local()
+        self._connections: set[http.client.HTTPConnection] = set()
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        """Run `call` in one of the threads."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="muleteer-handle")
+            return self._pool.submit(call)
+
+    def exchange(self, method: str, body: bytes, headers: Mapping[str, str], patience_s: float) -> tuple[int, bytes]:
+        """Status and body of one request over this thread's connection. Raises OSError, HTTPException."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None and _has_ended(connection):
+            self._drop(connection)
+            connection = None
+        if connection is None:
+            connection = http.client.HTTPConnection(self._url.hostname or "", self._url.port, timeout=patience_s)
+            with self._lock:
+                self._connections.add(connection)
+            self._local.connection = connection
+        else:
+            connection.sock.settimeout(patience_s)
+        try:
+            connection.request(method, self._url.path, body, dict(headers))
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException):
+            self._drop(connection)
+            raise
+
+    def close(self) -> None:
+        """Wait for open calls, end the threads, close the connections."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -86,60 +155,11 @@ class Handle:
                 self._connections.pop().close()
             self._local = threading.local()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
-
-    def _threads(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="muleteer-handle")
-            return self._pool
-
-    def _call(self, body: bytes) -> Any:
-        headers = {**self._headers, "content-type": "application/json"}
-        if self._timeout_s is not None:
-            headers["x-request-timeout-ms"] = str(max(1, round(self._timeout_s * 1000)))
-        connection = getattr(self._local, "connection", None)
-        try:
-            if connection is not None and _has_ended(connection):
-                self._drop(connection)
-                connection = None
-            return self._exchange(connection or self._connect(), body, headers)
-        except (OSError, http.client.HTTPException) as error:  # not sent again: it may have been run
-            raise CallFailed(
-                f"{self._url} does not answer: {error or type(error).__name__}", code="unreachable", retryable=True
-            ) from None
-
-    def _connect(self) -> http.client.HTTPConnection:
-        url = urlsplit(self._url)
-        timeout_s = _TIMEOUT_S_MAX if self._timeout_s is None else self._timeout_s
-        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=timeout_s + _GRACE_S)
-        self._local.connection = connection
-        with self._lock:
-            self._connections.append(connection)
-        return connection
-
-    def _exchange(self, connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]) -> Any:
-        try:
-            connection.request(self._method, urlsplit(self._url).path, body, headers)
-            answer = connection.getresponse()
-            text = answer.read()
-        except (OSError, http.client.HTTPException):
-            self._drop(connection)
-            raise
-        if answer.status == http.client.OK:
-            return json.loads(text)
-        raise _failed(answer.status, text)
-
     def _drop(self, connection: http.client.HTTPConnection) -> None:
         connection.close()
         self._local.connection = None
         with self._lock:
-            if connection in self._connections:
-                self._connections.remove(connection)
+            self._connections.discard(connection)
 
 
 def _has_ended(connection: http.client.HTTPConnection) -> bool:
