@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from muleteer.control.admin.app import OPERATIONS
-from muleteer.control.admin.openapi import document
+from muleteer.control.admin.openapi import ERRORS, document
+from muleteer.control.change import ChangeError
 from tests.control.rig import TOKEN, Rig, asynchronous, running
 
 
@@ -383,3 +386,14 @@ def test_every_schema_of_the_document_is_one() -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
     ids = [way["operationId"] for ways in found["paths"].values() for way in ways.values()]
     assert len(set(ids)) == len(ids)
+
+
+def test_the_docs_list_every_operation_and_every_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "admin-api.md").read_text()
+    rows = re.findall(r"^\| (GET|POST|PUT|PATCH|DELETE) \| `([^`]+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted([(each.method, each.path) for each in OPERATIONS] + [("GET", "/v1/openapi.json")])
+    listed = {(int(status), code) for status, code in re.findall(r"^\| (\d{3}) \| `(\w+)` \|", text, re.MULTILINE)}
+    said = {(int(status), code) for status, words in ERRORS.items() for code in re.findall(r"`(\w+)`", words)}
+    assert said - {(400, "problems")} == listed - {(405, "method_not_allowed"), (500, "internal")}
+    raised = {(kind.status, kind.code) for kind in ChangeError.__subclasses__()}
+    assert raised <= listed

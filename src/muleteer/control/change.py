@@ -71,8 +71,9 @@ def apply(before: Declared, shape: Any, base_dir: str) -> Declared:
     after = read_declared(shape, base_dir=base_dir)
     named = shape.get("server") or {}
     given = {name: getattr(after.server, name) for name in named}
-    if not given.get("port", 1):
-        del given["port"]  # any port will do, so the one it has will
+    for name in ("port", "admin_port"):
+        if given.get(name) == 0:
+            del given[name]  # any port will do, so the one it has will
     return msgspec.structs.replace(after, server=msgspec.structs.replace(before.server, **given))
 
 
