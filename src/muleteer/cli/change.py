@@ -78,8 +78,9 @@ class Steering:
         try:
             return ask()
         except AdminRefused as error:
-            kind = _ERRORS.get(error.code, UsageError)
-            raise UsageErrors([kind(harmless(text)) for text in error.problems or (str(error),)]) from None
+            if len(error.problems) > 1:
+                raise UsageErrors([UsageError(harmless(problem)) for problem in error.problems]) from None
+            raise _ERRORS.get(error.code, UsageError)(harmless(str(error))) from None
         except AdminUnreachable as error:
             self._raise_unless_running()
             raise UsageError(f"the controller does not answer: {error}; see muleteer logs controller") from None

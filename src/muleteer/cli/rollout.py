@@ -137,7 +137,9 @@ def _is_news(rollout: dict[str, Any], told: str) -> bool:
 def render(rollout: dict[str, Any], paint: Paint) -> str:
     """Where a rollout is, and what both versions did since the step began."""
     phase = rollout["phase"]
-    filled = round(_BAR * rollout["share"] / 100)
+    given_up = rollout["ended"] and phase != "completed"
+    share = 0.0 if given_up else rollout["share"]
+    filled = round(_BAR * share / 100)
     bar = "█" * filled + "░" * (_BAR - filled)
     waited = f"{rollout['waited_s']:.0f} of at least {rollout['interval_s']:g} s"
     rows = [
@@ -153,7 +155,7 @@ def render(rollout: dict[str, Any], paint: Paint) -> str:
     return "\n".join(
         [
             f"{rollout['endpoint']}: {rollout['old']} → {rollout['new']}  {paint(phase, _COLOURS.get(phase, 'cyan'))}",
-            f"{bar} {rollout['share']:g} %  step {rollout['step']} of {len(rollout['steps'])}"
+            f"{bar} {share:g} %  step {rollout['step']} of {len(rollout['steps'])}"
             + ("" if rollout["ended"] else f"  {waited}"),
             table(("VERSION", "REQUESTS", "ERRORS", "P50", "P99"), rows),
             harmless(rollout["reason"]),

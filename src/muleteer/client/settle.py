@@ -49,8 +49,8 @@ def unsettled(status: dict[str, Any], touched: Collection[str]) -> list[str]:
         reason = start_failure(backend)
         if reason is not None:
             serving = any(replica["state"] == "ready" for replica in backend["replicas"])
-            more = "; the old version goes on serving" if serving else ""
-            raise StartFailed(f"{backend['name']} does not start: {reason}{more}", backend["name"])
+            more = ", and the old version goes on serving" if serving else ""
+            raise StartFailed(f"{backend['name']} does not start{more}: {reason}", backend["name"])
         if not backend["settled"]:
             waiting.append(backend["name"])
     waiting += [name for name, gateway in status["gateways"].items() if gateway["revision"] != status["snapshot"]]
