@@ -140,6 +140,7 @@ FILE = {
 @asynchronous
 async def test_a_file_is_planned_applied_and_rolled_back() -> None:
     async with running() as rig:
+        assert (await rig.ask("POST", "/v1/rollback", {})).status == 404, "there is nothing before the first"
         request = {"declared": FILE, "base_dir": rig.run_dir}
         planned = await rig.done("POST", "/v1/plan", request)
         assert (planned["revision"], len(planned["changes"])) == (1, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -190,6 +191,27 @@ def test_a_bad_update_leaves_the_old_version_serving_and_says_why() -> None:
         assert server.ask("POST", "/v1/rollback", {})[0] == 200
         server.until(is_settled)
         assert is_ready(server.status())
+
+
+def test_on_tcp_with_a_token_which_is_nowhere_to_be_seen() -> None:
+    token = "correct-horse-battery"
+    with run_directory() as run_dir:
+        settings = ServerSettings(run_dir=str(run_dir), admin_port=1, admin_token=token)
+        start = Start(start_id="1", declared=Declared(server=settings), server=settings)
+        (run_dir / "declared.json").write_bytes(msgspec.json.encode(start))
+        config = msgspec.json.encode({"run_dir": str(run_dir)}).decode()
+        with supervised(run_dir, "-m", "muleteer.control", config):
+            server = Server(run_dir)
+            pid = controller(server.until(lambda status: status["revision"] == 1))["pid"]
+            where = ("127.0.0.1", int((run_dir / "admin.port").read_text()))
+            assert ask(where, "GET", "/v1/declared").status == 401
+            found = ask(where, "GET", "/v1/declared", Authorization=f"Bearer {token}")
+            assert (found.status, found.body["declared"]["server"]["admin_port"]) == (200, 1)
+            assert token not in json.dumps([found.body, server.status(), server.ask("GET", "/v1/history/1")])
+            assert token not in Path(f"/proc/{pid}/cmdline").read_text()
+            os.kill(pid, signal.SIGKILL)
+            server.until(lambda status: controller(status)["pid"] != pid)
+            assert ask(where, "GET", "/v1/health", Authorization=f"Bearer {token}").status == 200
 
 
 def test_shutdown_stops_everything() -> None:

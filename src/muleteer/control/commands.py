@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from muleteer.base.errors import ConflictError, StateError
+from muleteer.base.errors import ConflictError
 from muleteer.control import change
 from muleteer.control.declaration import Commit, Declaration
-from muleteer.control.store import Entry, Revision
+from muleteer.control.store import Entry, NoRevisionError, Revision
 from muleteer.spec.plan import Change, diff, render_plan
 from muleteer.spec.settings import Declared
 
@@ -91,7 +91,7 @@ class Commands:
         if revision is None:
             before = [entry.id for entry in self._declaration.history(2) if entry.id < self.revision]
             if not before:
-                raise StateError("there is no earlier revision")
+                raise NoRevisionError("there is no earlier revision")
             revision = before[0]
         after = change.roll_back(self.declared, self._declaration.get(revision).declared)
         return self._commit(after, who, f"rollback to {revision}")
