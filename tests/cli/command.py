@@ -38,7 +38,7 @@ class Model:
 
 def environment(**more):
     """This process's, without settings of muleteer or colours that somebody exported."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MULETEER_", "XDG_RUNTIME"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MULETEER_", "XDG_"))}
     return {**kept, "NO_COLOR": "1", "COLUMNS": "100", **more}
 
 
@@ -65,7 +65,11 @@ class Folder:
             (self.path / name).write_text(text)
 
     def muleteer(self, *arguments, **more):
-        return muleteer(*arguments, cwd=self.path, MULETEER_RUN_DIR=str(self.run_dir), **more)
+        return muleteer(*arguments, cwd=self.path, **{**self.environment(), **more})
+
+    def environment(self):
+        """Settings that keep a server and its state in this folder."""
+        return {"MULETEER_RUN_DIR": str(self.run_dir), "XDG_STATE_HOME": str(self.path / "state")}
 
     def close(self):
         shutil.rmtree(self.path)

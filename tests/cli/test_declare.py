@@ -50,7 +50,8 @@ def test_the_kth_route_and_name_belong_to_the_kth_target(folder):
 )
 def test_flags_and_targets_may_stand_in_any_order(folder, order, monkeypatch):
     monkeypatch.chdir(folder.path)
-    declared, detach = read(order)
+    task, detach = read(order)
+    declared = task.declared
     assert [(each.name, each.route) for each in declared.endpoints] == [("FancyModel", "/a"), ("shout", "/b")]
     assert not detach
 

@@ -27,12 +27,20 @@ Start with these two:
   curl -d '{"text": "hello"}' -H 'content-type: application/json' localhost:8000/predict
 
 Commands (muleteer COMMAND --help says more):
-  serve   serve models over HTTP
-  status  what runs, like ps
-  stop    stop the server, letting requests finish
-  logs    what the processes wrote
-  check   start one replica of a model by itself and call it on its example
-  config  every setting with its value and where it came from; every limit with its reason
+  serve     serve models over HTTP
+  status    what runs, like ps
+  stop      stop the server, letting requests finish
+  logs      what the processes wrote
+  apply     declare what a muleteer.yaml declares
+  diff      what apply would change, and what that costs
+  traffic   split an endpoint's requests over backends
+  rollout   move an endpoint to another backend in steps, back if that one is worse
+  scale     how many replicas a backend has
+  delete    remove a backend or an endpoint
+  history   what was declared: when, by whom
+  rollback  declare again what an earlier revision declared
+  check     start one replica of a model by itself and call it on its example
+  config    every setting with its value and where it came from; every limit with its reason
 """
 
 
@@ -55,11 +63,52 @@ def test_every_verb_has_help(verb):
     assert "--run-dir" in done.stdout or verb == "check"
 
 
+HOW = "muleteer serve model.py:Model --route /predict"
 USAGE_ERRORS = [
     (["serv"], "unknown command serv; did you mean serve?"),
     (["--verison"], "unknown flag --verison; did you mean --version?"),
     (["frobnicate"], "unknown command frobnicate; muleteer --help lists them"),
-    (["serve"], "nothing to serve: muleteer serve model.py:Model --route /predict"),
+    (
+        ["serve"],
+        "nothing to serve, and nothing was declared before: " + HOW,
+    ),
+    (["serve", "--replicas", "2"], "nothing to serve, and nothing was declared before: " + HOW),
+    (["serve", "-c", "muleteer.yaml", "--empty"], "give -c or --empty, not both"),
+    (["serve", "fancy_model.py:FancyModel", "-c", "muleteer.yaml"], "give TARGETs or -c, not both"),
+    (["serve", "fancy_model.py:FancyModel", "--empty"], "give TARGETs or --empty, not both"),
+    (
+        ["serve", "--empty", "--replicas", "2"],
+        "--replicas belongs to a TARGET, and there is none; a file says it for each backend",
+    ),
+    (
+        ["serve", "--empty", "--admin-port", "9000"],
+        "--admin-port needs a token: set MULETEER_ADMIN_TOKEN to at least 16 characters",
+    ),
+    (["serve", "-c", "absent.yaml"], "absent.yaml: cannot be read: No such file or directory"),
+    (["apply"], "the following arguments are required: FILE; muleteer apply --help lists the flags"),
+    (["apply", "absent.yaml"], "absent.yaml: cannot be read: No such file or directory"),
+    (["diff", "absent.yaml"], "absent.yaml: cannot be read: No such file or directory"),
+    (["traffic", "e", "lr:v1"], "'lr:v1' is no weight: write BACKEND=WEIGHT, for example lr:v1=90"),
+    (["traffic", "e", "a=1", "a=2"], "a is given twice"),
+    (["traffic", "e", "a=lots"], "'a=lots': 'lots' is not a number"),
+    (
+        ["scale", "b", "1:8"],
+        "1:8: a range is not supported, nothing sizes a backend by its load; give one number",
+    ),
+    (["scale", "b", "many"], "'many' is not a number of replicas"),
+    (["rollout", "hold", "e"], "write muleteer rollout pause|resume|abort ENDPOINT, or ENDPOINT --to BACKEND"),
+    (
+        ["rollout", "pause", "e", "--to", "b"],
+        "write muleteer rollout pause|resume|abort ENDPOINT, or ENDPOINT --to BACKEND",
+    ),
+    (["rollout", "e", "f", "g"], "muleteer rollout does not expect 'g'"),
+    (["rollout", "e", "--steps", "1,100"], "--steps needs --to BACKEND: the steps of a rollout are set at its start"),
+    (["rollout", "e", "--to", "b", "--steps", "1,x"], "--steps: 'x' is not a percentage"),
+    (
+        ["rollout", "e", "--to", "b", "--interval", "soon"],
+        "--interval: 'soon' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
+    ),
+    (["rollback", "first"], "argument REVISION: invalid int value: 'first'; muleteer rollback --help lists the flags"),
     (["serve", "fancy_model.py:FancyModel", "--prot", "1"], "unknown flag --prot; did you mean --port?"),
     (["serve", "fancy_model.py:FancyModel", "--replica=2"], "unknown flag --replica; did you mean --replicas?"),
     (["serve", "fancy_model.py:FancyModel", "--zzz"], "unknown flag --zzz; muleteer serve --help lists them"),
@@ -147,9 +196,12 @@ def test_every_problem_of_a_command_line_is_shown_at_once(folder):
     ]
 
 
-@pytest.mark.parametrize("verb", ["status", "stop", "logs"])
-def test_without_a_server_the_status_is_5(folder, verb):
-    done = folder.muleteer(verb)
+@pytest.mark.parametrize(
+    "command",
+    ["status", "stop", "logs", "history", "rollback", "traffic e a=1", "scale b 2", "delete backend b", "rollout e"],
+)
+def test_without_a_server_the_status_is_5(folder, command):
+    done = folder.muleteer(*command.split())
     assert (done.returncode, done.stdout) == (5, "")
     assert re.fullmatch(rf"muleteer: [^\n]*{folder.run_dir}[^\n]*\n", done.stderr)
 

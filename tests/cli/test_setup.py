@@ -113,7 +113,8 @@ def test_one_environment_can_hold_all_locks():
 def test_make_serve_declares_the_two_examples(monkeypatch):
     line = next(line for line in sh("make", "-n", "serve").stdout.splitlines() if "muleteer serve" in line)
     monkeypatch.chdir(ROOT)
-    declared, detach = read(shlex.split(line)[2:])
+    task, detach = read(shlex.split(line)[2:])
+    declared = task.declared
     assert [(each.name, each.route) for each in declared.endpoints] == [
         ("FancyModel", "/predict"),
         ("Translator", "/translate"),

@@ -15,8 +15,8 @@ from muleteer.supervise.process import LastExit
 from tests.tidy.tree import DOCS
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),  # short of EXAMPLE_CHARS_MAX, escaped too
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
     max_leaves=8,
 )
 

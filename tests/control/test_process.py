@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,34 +18,20 @@ import msgspec
 import pytest
 
 from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from muleteer.spec.start import Start
+from tests.control.http_peer import ask
 from tests.engine.supervised import run_directory, supervised
 
 MODEL = "class Model:\n    version = 1\n    def predict(self, x: int):\n        return x\n"
-
-
-class Admin(http.client.HTTPConnection):
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__("muleteer", timeout=5)
-        self.path = str(run_dir / "admin.sock")
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
 
 class Server:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    def ask(self, method: str, path: str, **headers: str) -> tuple[int, Any]:
-        connection = Admin(self.run_dir)
-        try:
-            connection.request(method, path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        found = ask(str(self.run_dir / "admin.sock"), method, path, body, **headers)
+        return found.status, found.body
 
     def status(self) -> dict[str, Any]:
         code, status = self.ask("GET", "/v1/status")
@@ -75,18 +60,18 @@ class Server:
 
 
 @contextmanager
-def serving(source: str = MODEL, **settings: Any) -> Iterator[Server]:
+def serving(source: str = MODEL, *, reload: bool = True, **settings: Any) -> Iterator[Server]:
     with run_directory() as run_dir:
         (run_dir / "m.py").write_text(source)
         backend = BackendSpec(
             name="m", target="m.py:Model", base_dir=str(run_dir), settings=BackendSettings(**settings)
         )
         declared = Declared(
-            server=ServerSettings(run_dir=str(run_dir), reload=True),
+            server=ServerSettings(run_dir=str(run_dir), reload=reload),
             backends=(backend,),
             endpoints=(EndpointSpec(name="m", route="/m", traffic={"m": 1.0}),),
         )
-        (run_dir / "declared.json").write_bytes(msgspec.json.encode(declared))
+        (run_dir / "declared.json").write_bytes(msgspec.json.encode(Start(start_id="1", declared=declared)))
         config = msgspec.json.encode({"run_dir": str(run_dir)}).decode()
         with supervised(run_dir, "-m", "muleteer.control", config):
             yield Server(run_dir)
@@ -95,6 +80,11 @@ def serving(source: str = MODEL, **settings: Any) -> Iterator[Server]:
 def controller(status: dict[str, Any]) -> dict[str, Any]:
     (row,) = [row for row in status["processes"] if row["id"] == "controller"]
     return row
+
+
+def is_settled(status: dict[str, Any]) -> bool:
+    """But for the gateway, which these tests do not have."""
+    return status["backends"][0]["settled"]
 
 
 def is_ready(status: dict[str, Any]) -> bool:
@@ -155,7 +145,7 @@ def test_the_admin_api_refuses_what_it_should() -> None:
         assert server.ask("POST", "/v1/backends/nobody/retry")[0] == 404
         for name in ("..", "%2e%2e", "a%20b", "-x", "a" * 129):
             code, answer = server.ask("POST", f"/v1/backends/{name}/retry")
-            assert (code, answer["code"]) in {(400, "bad_name"), (404, "not_found")}, name
+            assert (code, answer["code"]) in {(400, "bad_request"), (404, "not_found")}, name
         assert server.ask("GET", "/v1/backends/m/retry")[0] == 405
         assert server.ask("GET", "/nowhere")[1]["code"] == "not_found"
 
@@ -166,6 +156,74 @@ def test_the_controller_stops_quickly_and_cleanly() -> None:
         os.kill(pid, signal.SIGTERM)
         last_exit = controller(server.until_another_controller(pid))["last_exit"]
         assert (last_exit["code"], last_exit["signal"]) == (0, None)
+
+
+def test_an_update_with_real_processes_survives_a_crash_of_the_controller() -> None:
+    """The fingerprint tells a successor what is outdated; what is current it leaves alone."""
+    with serving(reload=False, replicas=2) as server:
+        old = set(server.until(is_ready) and server.pids().values())
+        code, changed = server.ask("PATCH", "/v1/backends/m", {"concurrency": 2})
+        assert (code, changed["revision"]) == (200, 2)
+        pid = controller(server.status())["pid"]
+        os.kill(pid, signal.SIGKILL)
+        status = server.until(lambda status: is_settled(status) and status["revision"] == 2)
+        assert controller(status)["pid"] != pid
+        new = set(server.pids().values())
+        assert (len(new), old & new) == (2, set())
+        os.kill(controller(status)["pid"], signal.SIGKILL)
+        status = server.until(lambda again: is_settled(again) and controller(again)["restarts"] == 2)
+        assert set(server.pids().values()) == new
+        assert status["backends"][0]["generation"] == 2
+
+
+def test_a_bad_update_leaves_the_old_version_serving_and_says_why() -> None:
+    with serving(reload=False) as server:
+        before = server.until(is_ready) and server.pids()
+        (server.run_dir / "bad.py").write_text(
+            "class Model:\n    def __init__(self):\n        raise OSError('no weights')\n"
+        )
+        assert server.ask("PATCH", "/v1/backends/m", {"model": "bad.py:Model"})[0] == 200
+        status = server.until(lambda status: status["backends"][0]["reason"])
+        row = status["backends"][0]
+        assert (row["state"], row["settled"], row["target"]) == ("ready", False, "bad.py:Model")
+        assert "no weights" in row["reason"]
+        assert before.items() <= server.pids().items()
+        assert server.ask("POST", "/v1/rollback", {})[0] == 200
+        server.until(is_settled)
+        assert is_ready(server.status())
+
+
+def test_on_tcp_with_a_token_which_is_nowhere_to_be_seen() -> None:
+    token = "correct-horse-battery"
+    with run_directory() as run_dir:
+        settings = ServerSettings(run_dir=str(run_dir), admin_port=1, admin_token=token)
+        start = Start(start_id="1", declared=Declared(server=settings), server=settings)
+        (run_dir / "declared.json").write_bytes(msgspec.json.encode(start))
+        config = msgspec.json.encode({"run_dir": str(run_dir)}).decode()
+        with supervised(run_dir, "-m", "muleteer.control", config):
+            server = Server(run_dir)
+            pid = controller(server.until(lambda status: status["revision"] == 1))["pid"]
+            where = ("127.0.0.1", int((run_dir / "admin.port").read_text()))
+            assert ask(where, "GET", "/v1/declared").status == 401
+            found = ask(where, "GET", "/v1/declared", Authorization=f"Bearer {token}")
+            assert (found.status, found.body["declared"]["server"]["admin_port"]) == (200, 1)
+            assert token not in json.dumps([found.body, server.status(), server.ask("GET", "/v1/history/1")])
+            assert token not in Path(f"/proc/{pid}/cmdline").read_text()
+            os.kill(pid, signal.SIGKILL)
+            server.until(lambda status: controller(status)["pid"] != pid)
+            assert ask(where, "GET", "/v1/health", Authorization=f"Bearer {token}").status == 200
+
+
+def test_shutdown_stops_everything() -> None:
+    with run_directory() as run_dir:
+        start = Start(start_id="1", declared=Declared(server=ServerSettings(run_dir=str(run_dir))))
+        (run_dir / "declared.json").write_bytes(msgspec.json.encode(start))
+        config = msgspec.json.encode({"run_dir": str(run_dir)}).decode()
+        with supervised(run_dir, "-m", "muleteer.control", config) as supervisor:
+            server = Server(run_dir)
+            server.until(lambda status: status["revision"] == 1)
+            assert server.ask("POST", "/v1/shutdown")[0] == 200
+            assert supervisor.wait(15) == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ['{"run_dir": "/nowhere"}']])

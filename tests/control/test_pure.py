@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from muleteer.control.backend import Backend, in_words, replica_number
-from muleteer.control.fleet import BackendStatistics, Fleet, ReplicaStatistics
 from muleteer.control.files import FileWatch, shown, target_file
+from muleteer.control.fleet import BackendStatistics, Fleet, ReplicaStatistics
 from muleteer.control.proc import age_s, resident_bytes
 from muleteer.control.routes import Routes
 from muleteer.control.status import backend_reason, backend_state

@@ -43,6 +43,15 @@ def seen(*rows: tuple[int, int, Condition], worn: tuple[int, ...] = ()) -> tuple
         ),
         pytest.param(Wanted(0, 0), ((1, 1, "ready"), (2, 1, "starting")), Plan(drain=("m-2", "m-1")), id="undeclared"),
         pytest.param(Wanted(2, 2), ((1, 1, "failed"), (2, 1, "failed")), Plan(2, ("m-1", "m-2")), id="all failed"),
+        pytest.param(
+            Wanted(1, 3), ((1, 1, "ready"), (2, 2, "starting")), Plan(drain=("m-2",)), id="overtaken: not waited for"
+        ),
+        pytest.param(
+            Wanted(2, 3),
+            ((1, 1, "ready"), (2, 1, "starting"), (3, 2, "starting")),
+            Plan(),
+            id="overtaken, but one is missing: whichever comes back serves",
+        ),
         pytest.param(Wanted(1, 2), ((1, 1, "starting"),), Plan(start=1), id="never ready: the new one tries beside it"),
         pytest.param(
             Wanted(3, 2),

@@ -129,7 +129,7 @@ def test_every_limit_has_a_reason():
 
 def flags():
     """Flags of the commands: those derived from settings, and those written in `cli`."""
-    written = {value for value in constants("cli") if re.fullmatch(r"--[a-z-]*[a-z]", value)}
+    written = {value for value in constants("cli") if re.fullmatch(r"--[a-z][a-z0-9-]*[a-z]", value)}
     return (written - {"--help", "--version"}) | {setting.flag for setting in SETTINGS.values()}
 
 
@@ -148,7 +148,7 @@ def test_docs_list_every_flag():
 
 
 def test_docs_name_no_flag_that_does_not_exist():
-    named = set(re.findall(r"(?<![\w-])--[a-z-]*[a-z]", read("cli.md")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z]", read("cli.md")))
     known = flags() | {
         f"--no-{setting.name.replace('_', '-')}" for setting in SETTINGS.values() if setting.type is bool
     }

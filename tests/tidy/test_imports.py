@@ -21,7 +21,7 @@ LAYERS = {
     "gateway": LOW,
     "engine": LOW | {"supervise"},
     "control": LOW | {"supervise", "engine"},
-    "client": BASE,
+    "client": {"base", "spec"},
     "testing": LOW | {"supervise", "engine"},
     "cli": LOW | {"supervise", "engine", "control", "client", "replica"},
     "": {"base", "client", "cli"},

@@ -82,6 +82,7 @@ DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all late cal
 
 # the state
 REVISIONS_KEPT = _integer("revisions_kept", 500, "revisions", "months of changes; bounds the file")
+STATE_RETRY_S = _seconds("state_retry_s", 5.0, "pause before a state file that failed is tried again")
 ROLLOUT_TICK_S = _seconds("rollout_tick_s", 1.0, "how often an active rollout is looked at; harm is over this soon")
 STATE_BUSY_S = _seconds("state_busy_s", 5.0, "wait for another process that writes the state")
 
@@ -158,6 +159,14 @@ LOG_FILE_BYTES_MAX = _integer("log_file_bytes_max", 16 * 1024 * 1024, "bytes", "
 TICK_S = _seconds("tick_s", 0.25, "how often slow checks run; nothing a caller waits for")
 
 # the controller
+ADMIN_BODY_BYTES_MAX = _integer(
+    "admin_body_bytes_max", 8 * 1024 * 1024, "bytes", "a declaration of 10,000 backends as JSON fits"
+)
+ADMIN_HEAD_BYTES_MAX = _integer("admin_head_bytes_max", 32 * 1024, "bytes", "as of requests to models")
+ADMIN_BODY_S = _seconds("admin_body_s", 10.0, "a sender of the admin API that is slower is cut off")
+ADMIN_CONNECTIONS_MAX = _integer(
+    "admin_connections_max", 256, "connections", "commands, clients and a dashboard; more are answered 503"
+)
 ACKNOWLEDGE_S_MAX = _seconds(
     "acknowledge_s_max", 2.0, "wait for a gateway to let go of a leaving replica; then its own DRAIN does it as well"
 )

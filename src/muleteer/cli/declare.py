@@ -1,5 +1,5 @@
-"""From a command line to what is declared: pairs targets, routes and names, and checks it all before anything starts.
-Must not know processes; reads no file but through `spec.targets`.
+"""From a command line to what is declared: pairs targets, routes and names, reads a file or what was declared last, and
+checks it all before anything starts. Must not know processes.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from muleteer.base.errors import SpecError, TargetError, UsageError
+from muleteer.base.errors import SpecError, TargetError, UsageError, UsageErrors
 from muleteer.spec.names import check_name
 from muleteer.spec.routes import check_route
 from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
@@ -66,6 +66,36 @@ def declare(
         ),
     )
     return declared, problems
+
+
+def declare_file(path: Path) -> Declared:
+    """What a muleteer.yaml declares. Raises UsageErrors, one for each mistake in it."""
+    from muleteer.spec.file import load_file
+
+    try:
+        return load_file(path)
+    except SpecError as error:
+        raise UsageErrors([SpecError(line) for line in str(error).split("\n")]) from None
+
+
+def restore(server: ServerSettings) -> Declared:
+    """What was declared last for this server. Raises UsageError if nothing was, StateError."""
+    from muleteer.control.declaration import STATE_FILE
+    from muleteer.control.store import Store
+
+    path = Path(server.state_dir or server.run_dir, STATE_FILE)
+    current = None
+    if path.exists():
+        store = Store.open(path)
+        try:
+            current = store.current()
+        finally:
+            store.close()
+    if current is None:
+        raise UsageError(
+            "nothing to serve, and nothing was declared before: muleteer serve model.py:Model --route /predict"
+        )
+    return current.declared
 
 
 def _default_routes(targets: Sequence[str], names: Sequence[str]) -> list[str]:

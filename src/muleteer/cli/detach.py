@@ -15,15 +15,14 @@ from typing import Any
 
 from muleteer.base.errors import UsageError, UsageErrors
 from muleteer.cli.output import Paint, say
-from muleteer.cli.server import Server
-from muleteer.spec.settings import Declared
+from muleteer.cli.server import Server, Task
 from muleteer.supervise.output import LogFile
 from muleteer.wire.lines import LineDecoder, encode_line
 
 LOG = "supervisor.log"
 
 
-def run_detached(declared: Declared) -> int:
+def run_detached(task: Task) -> int:
     """Start the server, show its start, return when it serves. The exit status is that of a start that failed."""
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -31,10 +30,10 @@ def run_detached(declared: Declared) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _Detached(declared, writing).run()
+        _Detached(task, writing).run()
     os.close(writing)
     try:
-        return _show(reading, Path(declared.server.run_dir))
+        return _show(reading, Path(task.declared.server.run_dir))
     except KeyboardInterrupt:  # the person gave up on the start
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -62,8 +61,8 @@ def _show(reading: int, run_dir: Path) -> int:
 class _Detached:
     """The child's side. `run()` never returns."""
 
-    def __init__(self, declared: Declared, pipe: int) -> None:
-        self._declared = declared
+    def __init__(self, task: Task, pipe: int) -> None:
+        self._task = task
         self._pipe: int | None = pipe
         self._paint = Paint(sys.stdout)  # of the terminal that started us
         self._log: LogFile | None = None
@@ -81,7 +80,7 @@ class _Detached:
     def _serve(self) -> int:
         try:
             server = Server(
-                self._declared, say=self._say, paint=self._paint, show_output=False, on_serving=self._on_serving
+                self._task, say=self._say, paint=self._paint, show_output=False, on_serving=self._on_serving
             )
             return server.run()
         except UsageError as error:
@@ -104,7 +103,7 @@ class _Detached:
 
     def _say(self, text: str) -> None:
         if self._log is None:  # not earlier: until the server speaks, the run directory may be another's
-            self._log = LogFile(Path(self._declared.server.run_dir, "logs", LOG))
+            self._log = LogFile(Path(self._task.declared.server.run_dir, "logs", LOG))
         self._write(text)
         self._send({"type": "say", "text": text})
 

@@ -6,11 +6,14 @@ A setting's value stays text here: `spec.load` reads it, with the environment, a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from muleteer.base.errors import UsageError
 from muleteer.spec.nearest import did_you_mean
+from muleteer.spec.run_dir import default_run_dir
 
 if TYPE_CHECKING:
     from muleteer.spec.settings import Setting
@@ -50,6 +53,13 @@ def add_run_dir(parser: Parser) -> None:
     parser.add_argument(
         "--run-dir", metavar="DIR", help="run directory of the server (default: $XDG_RUNTIME_DIR/muleteer)"
     )
+
+
+def run_dir_flag(run_dir: str, environ: Mapping[str, str]) -> str:
+    """What other verbs need in order to find this server: nothing for the default directory."""
+    if run_dir == str(Path(default_run_dir(environ)).resolve()):
+        return ""
+    return f" --run-dir {shlex.quote(run_dir)}"
 
 
 def add_settings(parser: Parser, settings: Sequence[Setting]) -> None:

@@ -19,6 +19,14 @@ VERBS = {
     "status": "what runs, like ps",
     "stop": "stop the server, letting requests finish",
     "logs": "what the processes wrote",
+    "apply": "declare what a muleteer.yaml declares",
+    "diff": "what apply would change, and what that costs",
+    "traffic": "split an endpoint's requests over backends",
+    "rollout": "move an endpoint to another backend in steps, back if that one is worse",
+    "scale": "how many replicas a backend has",
+    "delete": "remove a backend or an endpoint",
+    "history": "what was declared: when, by whom",
+    "rollback": "declare again what an earlier revision declared",
     "check": "start one replica of a model by itself and call it on its example",
     "config": "every setting with its value and where it came from; every limit with its reason",
 }
@@ -61,7 +69,7 @@ def _dispatch(given: list[str]) -> int:
 
 
 def _overview() -> str:
-    verbs = "\n".join(f"  {verb:<8}{about}" for verb, about in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10}{about}" for verb, about in VERBS.items())
     return f"""\
 muleteer takes a plain Python class and serves it in production.
 

@@ -13,7 +13,7 @@ from muleteer.base.errors import StartupFailedError
 from muleteer.cli.curl import curl_line
 from muleteer.cli.exits import cannot_serve, exit_details, exit_text
 from muleteer.cli.output import Paint, harmless
-from muleteer.spec.settings import Declared
+from muleteer.spec.settings import Declared, EndpointSpec
 from muleteer.supervise import events
 from muleteer.supervise.process import LastExit
 
@@ -33,6 +33,7 @@ class Narrator:
         say: takes one line.
         on_settled: called once, when every declared replica is ready or FAILED.
         on_failure: called once, when this start cannot succeed; `failure` says why.
+        forgiving: no model that fails makes the start fail.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Narrator:
         say: Callable[[str], None],
         on_settled: Callable[[], None],
         on_failure: Callable[[], None],
+        forgiving: bool = False,
     ) -> None:
         self._declared = declared
         self._url = url
@@ -53,12 +55,14 @@ class Narrator:
         self._say = say
         self._on_settled = on_settled
         self._on_failure = on_failure
+        self._forgiving = forgiving or declared.server.reload
         self._began = clock.now()
         self._width = max([len("controller"), *(len(each.name) + 2 for each in declared.backends)])
         self._waiting = {each.name: each.settings.replicas for each in declared.backends}
         self._backend_of: dict[str, str] = {}
         self._settled: set[str] = set()  # replicas that were ready once, or FAILED
         self._infos: dict[str, Mapping[str, object]] = {}  # backend → what its first ready replica said
+        self._nothing_awaited = not any(self._waiting.values())
         self._starting_up = True
         self._stopping = False
         self.failure: StartupFailedError | None = None
@@ -74,7 +78,7 @@ class Narrator:
         targets = {each.name: each.target for each in self._declared.backends}
         for endpoint in self._declared.endpoints:
             for name in endpoint.traffic:
-                count = f"{replicas[name]} replica{'s' if replicas[name] > 1 else ''}"
+                count = f"{replicas[name]} replica{'s' if replicas[name] != 1 else ''}"
                 self._say(f"  {self._url}{endpoint.route}  ←  {targets[name]} ({name}, {count})")
         self._say("")
 
@@ -83,14 +87,29 @@ class Narrator:
         self._starting_up = False
         seconds = self._clock.now() - self._began
         self._say("")
-        self._say(self._paint(f"ready after {seconds:.2f} s", "green") + ", try:")
-        self._say("")
-        for endpoint in self._declared.endpoints:
-            info = next((self._infos[name] for name in endpoint.traffic if name in self._infos), None)
-            url = self._url + endpoint.route
-            self._say(f"  {curl_line(url, info)}" if info is not None else f"  # {url} is not served: its model FAILED")
+        ready = self._paint(f"ready after {seconds:.2f} s", "green")
+        if self._declared.endpoints:
+            self._say(f"{ready}, try:")
+            self._say("")
+            for endpoint in self._declared.endpoints:
+                self._say(f"  {self._curl(endpoint)}")
+        else:
+            self._say(f"{ready}, with nothing declared; to declare something: muleteer apply FILE{commands}")
         self._say("")
         self._say(f"In another shell: muleteer status{commands} · muleteer logs -f{commands} · muleteer stop{commands}")
+
+    def _curl(self, endpoint: EndpointSpec) -> str:
+        url = self._url + endpoint.route
+        info = next((self._infos[name] for name in endpoint.traffic if name in self._infos), None)
+        if info is not None:
+            return curl_line(url, info)
+        if endpoint.traffic.keys() <= self.unmanned():
+            return f"# {url} is not served: its model has no replicas"
+        return f"# {url} is not served: its model FAILED"
+
+    def unmanned(self) -> set[str]:
+        """Backends that want no replica."""
+        return {each.name for each in self._declared.backends if not each.settings.replicas}
 
     def _line(self, id: str, text: str, colour: str = "") -> None:
         text = harmless(text)
@@ -113,6 +132,9 @@ class Narrator:
             self._infos.setdefault(backend, MappingProxyType(event.info))
             if self._settle(event.id, backend):
                 self._on_settled()
+        elif self._nothing_awaited:  # no replica will be ready later, so our own processes count
+            self._nothing_awaited = False
+            self._on_settled()
 
     def _settle(self, id: str, backend: str) -> bool:
         """One more replica is ready, or FAILED for good; whether it was the last that was waited for."""
@@ -128,10 +150,10 @@ class Narrator:
         self._line(event.id, exit_text(event.last_exit), "red")
         backend = self._backend_of.get(event.id)
         first_start = backend is not None and event.id not in self._settled and not event.last_exit.was_ready
-        reload = self._declared.server.reload
-        if first_start and self._starting_up and event.last_exit.reason not in NOT_OURS_TO_RETRY and not reload:
+        own_word = event.last_exit.reason not in NOT_OURS_TO_RETRY
+        if first_start and self._starting_up and own_word and not self._forgiving:
             self._fail(backend or "", event.last_exit)
-        elif reload and first_start:
+        elif self._declared.server.reload and first_start:
             for line in exit_details(event.last_exit):
                 self._line(event.id, line)
             self._line(event.id, "waits for its file to change", "yellow")
@@ -151,7 +173,7 @@ class Narrator:
         backend = self._backend_of.get(event.id)
         if backend is None or self._declared.server.reload or not self._settle(event.id, backend):
             return
-        if self._infos:
+        if self._infos or self._forgiving:
             self._on_settled()
         else:
             self._fail(backend, event.last_exit)

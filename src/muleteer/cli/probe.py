@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 PAUSE_S = 0.01
@@ -19,8 +19,10 @@ _LOOKS_MAX = 100
 _GIVEN_UP = "crash_loop"
 
 
-def is_serving(answer: bytes) -> bool:
-    """Whether a whole HTTP answer of /readyz says 200, or 503 with nothing missing but what was given up."""
+def is_serving(answer: bytes, unmanned: Collection[str] = ()) -> bool:
+    """Whether a whole HTTP answer of /readyz says 200, or 503 with nothing missing but what was given up, or has no
+    replicas because it wants none (`unmanned`).
+    """
     head, _, body = answer.partition(b"\r\n\r\n")
     if head.startswith(b"HTTP/1.1 200"):
         return True
@@ -28,7 +30,7 @@ def is_serving(answer: bytes) -> bool:
         reasons = json.loads(body)["reasons"]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(reasons) and set(reasons.values()) == {_GIVEN_UP}
+    return bool(reasons) and all(reason == _GIVEN_UP or name in unmanned for name, reason in reasons.items())
 
 
 class Probe:
@@ -38,6 +40,7 @@ class Probe:
         address: what to connect to.
         later: runs a call after some seconds.
         on_serving: called once.
+        unmanned: backends that will not be ready, because they want no replica.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class Probe:
         address: tuple[str, int],
         later: Callable[[float, Callable[[], None]], object],
         on_serving: Callable[[], None],
+        unmanned: Collection[str] = (),
     ) -> None:
         self._family = family
         self._address = address
         self._later = later
         self._on_serving = on_serving
+        self._unmanned = unmanned
         self._socket: socket.socket | None = None
         self._answer = b""
         self._asked = False
@@ -88,7 +93,7 @@ class Probe:
             self.close()
             return False
         self.close()
-        return is_serving(self._answer)
+        return is_serving(self._answer, self._unmanned)
 
     def _connect(self) -> None:
         self._socket = socket.socket(self._family, socket.SOCK_STREAM)

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from muleteer.base.errors import UsageError, UsageErrors
-from muleteer.cli.declare import declare
+from muleteer.cli.declare import declare, declare_file, restore
 from muleteer.cli.flags import Parser, add_settings, given_settings
 from muleteer.cli.output import Paint, say
-from muleteer.cli.server import Server
-from muleteer.spec.load import resolve
-from muleteer.spec.settings import SETTINGS, Declared
+from muleteer.cli.server import Server, Task
+from muleteer.spec.load import Settings, resolve
+from muleteer.spec.settings import SETTINGS, Declared, ServerSettings
+
+_PLACES = ("run_dir", "state_dir")
+"""Settings that say where everything else is to be found."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Serve until a signal. Returns the exit status; raises UsageError before anything is started."""
-    declared, detach = read(arguments)
+    task, detach = read(arguments)
+    if task.tether is not None:
+        os.set_inheritable(task.tether, False)
     if detach:
         from muleteer.cli.detach import run_detached
 
-        return run_detached(declared)
-    return Server(declared, say=say, paint=Paint(sys.stdout)).run()
+        return run_detached(task)
+    return Server(task, say=say, paint=Paint(sys.stdout)).run()
 
 
-def read(arguments: Sequence[str]) -> tuple[Declared, bool]:
-    """What one command line declares, and whether to detach. Raises UsageErrors with all that is wrong."""
-    parser = Parser("serve", "Serve models over HTTP: each TARGET in processes of its own.")
+def read(arguments: Sequence[str]) -> tuple[Task, bool]:
+    """What one command line asks for, and whether to detach. Raises UsageErrors with all that is wrong."""
+    parser = Parser("serve", "Serve models over HTTP: each TARGET in processes of its own, or what a file declares.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="file.py:Name or package.module:Name")
     parser.add_argument(
         "--route", action="append", default=[], metavar="PATH", help="path of the k-th TARGET (default: /predict)"
@@ -36,11 +45,21 @@ def read(arguments: Sequence[str]) -> tuple[Declared, bool]:
     parser.add_argument(
         "--name", action="append", default=[], metavar="NAME", help="name of the k-th TARGET (default: its own)"
     )
+    parser.add_argument("-c", "--config", metavar="FILE", help="serve what this muleteer.yaml declares")
+    parser.add_argument("--empty", action="store_true", help="serve nothing yet: all is declared later")
     parser.add_argument("-d", "--detach", action="store_true", help="return when it is ready, and go on serving")
+    parser.add_argument(
+        "--tether", type=int, metavar="FD", help="stop at the end of this inherited pipe (see docs/client.md)"
+    )
     add_settings(parser, list(SETTINGS.values()))
     found = parser.parse(arguments)
-    if not found.targets:
-        raise UsageError("nothing to serve: muleteer serve model.py:Model --route /predict")
+    task = _from_targets(found) if found.targets else _without_targets(found)
+    return task._replace(what=shlex.join(["serve", *_shown(found)])), found.detach
+
+
+def _from_targets(found: argparse.Namespace) -> Task:
+    if found.config or found.empty:
+        raise UsageError(f"give TARGETs or {'-c' if found.config else '--empty'}, not both")
     settings, problems = resolve(given_settings(found), os.environ)
     declared, more = declare(
         found.targets,
@@ -50,6 +69,62 @@ def read(arguments: Sequence[str]) -> tuple[Declared, bool]:
         server=settings.server(),
         backend=settings.backend(),
     )
+    more += _check_admin(settings.server())
     if problems or more:
         raise UsageErrors([*more, *problems])
-    return declared, found.detach
+    return Task(declared, tether=found.tether)
+
+
+def _without_targets(found: argparse.Namespace) -> Task:
+    """A file, nothing, or what was declared last."""
+    if found.config and found.empty:
+        raise UsageError("give -c or --empty, not both")
+    flags = given_settings(found)
+    alien = [SETTINGS[name].flag for name in flags if SETTINGS[name].scope == "backend"]
+    alien += [flag for flag, given in (("--route", found.route), ("--name", found.name)) if given]
+    if alien and (found.config or found.empty):
+        raise UsageError(f"{alien[0]} belongs to a TARGET, and there is none; a file says it for each backend")
+    declared = declare_file(Path(found.config)) if found.config else Declared()
+    places = {name: getattr(declared.server, name) for name in _PLACES}
+    given = {name: text for name, text in places.items() if text and SETTINGS[name].env not in os.environ}
+    settings, problems = resolve({**given, **flags}, os.environ)
+    if problems:
+        raise UsageErrors(problems)
+    restored = not found.config and not found.empty
+    if restored:
+        declared = restore(settings.server())
+        if alien:
+            raise UsageError(
+                f"{alien[0]} belongs to a TARGET, and there is none; muleteer apply changes what is declared"
+            )
+    declared = msgspec.structs.replace(declared, server=_merged(settings, declared.server))
+    problems_of_admin = _check_admin(declared.server)
+    if problems_of_admin:
+        raise UsageErrors(problems_of_admin)
+    return Task(declared, restored=restored, tether=found.tether)
+
+
+def _merged(settings: Settings, declared: ServerSettings) -> ServerSettings:
+    """A flag or variable before what is declared."""
+    own = settings.server()
+    kept = {
+        name: getattr(declared, name)
+        for name, resolved in settings.values.items()
+        if resolved.setting.scope == "server"
+        and resolved.origin == "default"
+        and name not in _PLACES
+        and not resolved.setting.secret
+    }
+    return msgspec.structs.replace(own, **kept)
+
+
+def _check_admin(server: ServerSettings) -> list[UsageError]:
+    if server.admin_port is not None and server.admin_token is None:
+        return [UsageError("--admin-port needs a token: set MULETEER_ADMIN_TOKEN to at least 16 characters")]
+    return []
+
+
+def _shown(found: argparse.Namespace) -> list[str]:
+    if found.config:
+        return ["-c", str(found.config)]
+    return ["--empty"] if found.empty else list(found.targets)

@@ -5,22 +5,25 @@ Must not know flags, nor whether it runs in the foreground.
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from muleteer import __version__
 from muleteer.base.clock import MonotonicClock
 from muleteer.base.errors import UsageError
+from muleteer.cli.flags import run_dir_flag
 from muleteer.cli.narrate import Narrator
 from muleteer.cli.output import Paint
 from muleteer.cli.probe import Probe
-from muleteer.spec.run_dir import default_run_dir
+from muleteer.client.admin import user
 from muleteer.spec.settings import Declared, ServerSettings
+from muleteer.spec.start import Start
 from muleteer.supervise import events
 from muleteer.supervise.process import ProcessSpec
 from muleteer.supervise.rundir import RunDirectory
@@ -29,16 +32,35 @@ from muleteer.supervise.supervisor import Supervisor
 
 GATEWAY = "gateway-0"
 CONTROLLER = "controller"
+HTTP = "http"
+ADMIN_TCP = "admin_tcp"
+"""Names of listening sockets, for the supervisor and for MULETEER_FDS."""
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _MARGIN_S = 2.0
 """What a gateway may need over drain delay and grace, before it is killed."""
+
+
+class Task(NamedTuple):
+    """What one server is to do.
+
+    Attributes:
+        declared: what is served, and with which settings.
+        what: the command, for the history.
+        restored: it is what was declared last, in an earlier life: then one model that fails does not stop the others.
+        tether: a descriptor whose end stops the server, or None.
+    """
+
+    declared: Declared
+    what: str = "serve"
+    restored: bool = False
+    tether: int | None = None
 
 
 class Server:
     """One server, in this process.
 
     Args:
-        declared: what to serve; the port may be 0.
+        task: what to serve; the port may be 0.
         say: takes one line for the person.
         paint: colours it.
         show_output: whether lines of the processes are shown too (they are in their logs anyway).
@@ -47,14 +69,15 @@ class Server:
 
     def __init__(
         self,
-        declared: Declared,
+        task: Task,
         *,
         say: Callable[[str], None],
         paint: Paint,
         show_output: bool = True,
         on_serving: Callable[[], None] = lambda: None,
     ) -> None:
-        self._declared = declared
+        self._task = task
+        self._declared = task.declared
         self._say = say
         self._paint = paint
         self._show_output = show_output
@@ -65,21 +88,35 @@ class Server:
         server = self._declared.server
         directory = RunDirectory(Path(server.run_dir))
         directory.open(server.host, server.port)
+        listening: dict[str, socket.socket] = {}
         try:
-            listener = listen_tcp(server.host, server.port)
-            bound = msgspec.structs.replace(server, port=listener.getsockname()[1])
+            listening[HTTP] = listen_tcp(server.host, server.port)
+            bound = msgspec.structs.replace(server, port=listening[HTTP].getsockname()[1])
+            if server.admin_port is not None:
+                listening[ADMIN_TCP] = listen_tcp(server.admin_host, server.admin_port)
+                bound = msgspec.structs.replace(bound, admin_port=listening[ADMIN_TCP].getsockname()[1])
             self._declared = msgspec.structs.replace(self._declared, server=bound)
             directory.publish(bound.host, bound.port)
-            write_declared(directory.path, self._declared)
-        except OSError as error:
+            write_start(directory.path, self._start())
+        except (OSError, UsageError) as error:
+            for each in listening.values():
+                each.close()
             directory.close()
+            if isinstance(error, UsageError):
+                raise
             raise UsageError(f"cannot write to the run directory {directory.path}: {error.strerror}") from None
-        except UsageError:
-            directory.close()
-            raise
-        return self._supervise(directory, listener)
+        return self._supervise(directory, listening)
 
-    def _supervise(self, directory: RunDirectory, listener: socket.socket) -> int:
+    def _start(self) -> Start:
+        return Start(
+            start_id=uuid.uuid4().hex,
+            who=f"cli:{user()}",
+            what=self._task.what,
+            declared=None if self._task.restored else self._declared,
+            server=self._declared.server,
+        )
+
+    def _supervise(self, directory: RunDirectory, listening: dict[str, socket.socket]) -> int:
         server = self._declared.server
 
         def on_event(event: events.Event) -> None:
@@ -90,7 +127,7 @@ class Server:
             probe.start()
 
         def on_yes() -> None:
-            narrator.serving(run_dir_flag(server, os.environ))
+            narrator.serving(run_dir_flag(server.run_dir, os.environ))
             self._on_serving()
 
         def on_failure() -> None:
@@ -104,12 +141,17 @@ class Server:
             say=self._say,
             on_settled=on_settled,
             on_failure=on_failure,
+            forgiving=self._task.restored,
         )
         narrator.banner(__version__, str(directory.path), os.getpid())
 
-        supervisor = Supervisor(directory, processes(server), sockets={"http": listener}, on_event=on_event)
-        host, port = listener.getsockname()[:2]
-        probe = Probe(listener.family, (_EVERYWHERE.get(host, host), port), supervisor.after, on_yes)
+        supervisor = Supervisor(
+            directory, processes(server), sockets=listening, on_event=on_event, tether=self._task.tether
+        )
+        host, port = listening[HTTP].getsockname()[:2]
+        probe = Probe(
+            listening[HTTP].family, (_EVERYWHERE.get(host, host), port), supervisor.after, on_yes, narrator.unmanned()
+        )
         try:
             status = supervisor.run()
         finally:
@@ -134,23 +176,31 @@ def processes(server: ServerSettings) -> tuple[ProcessSpec, ...]:
         ProcessSpec(
             id=CONTROLLER,
             argv=_module("muleteer.control", {"run_dir": run_dir}),
-            sockets={"admin": f"unix:{run_dir}/admin.sock"},
+            sockets={
+                "admin": f"unix:{run_dir}/admin.sock",
+                **({ADMIN_TCP: ADMIN_TCP} if server.admin_port is not None else {}),
+            },
             stop_rank=2,
         ),
         ProcessSpec(
             id=GATEWAY,
             argv=_module("muleteer.gateway", config),
-            sockets={"http": "http", "gateway": f"unix:{run_dir}/{GATEWAY}.sock"},
+            sockets={HTTP: HTTP, "gateway": f"unix:{run_dir}/{GATEWAY}.sock"},
             grace_s=server.drain_delay + server.grace + _MARGIN_S,
             stop_rank=0,
         ),
     )
 
 
-def write_declared(directory: Path, declared: Declared) -> None:
-    """`declared.json` for the controller; a snapshot of an earlier server is removed. Raises OSError."""
+def write_start(directory: Path, start: Start) -> None:
+    """`declared.json` for the controller, private: it may hold a token; a snapshot of an earlier server is removed.
+
+    Raises OSError.
+    """
     aside = directory / "declared.tmp"
-    aside.write_bytes(msgspec.json.encode(declared))
+    aside.unlink(missing_ok=True)
+    aside.touch(mode=0o600)
+    aside.write_bytes(msgspec.json.encode(start))
     aside.replace(directory / "declared.json")
     (directory / "snapshot.json").unlink(missing_ok=True)
 
@@ -159,13 +209,6 @@ def url_of(server: ServerSettings) -> str:
     """Where this machine reaches it, without a route."""
     host = _EVERYWHERE.get(server.host, server.host)
     return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
-
-
-def run_dir_flag(server: ServerSettings, environ: Mapping[str, str]) -> str:
-    """What other verbs need in order to find this server: nothing for the default directory."""
-    if server.run_dir == str(Path(default_run_dir(environ)).resolve()):
-        return ""
-    return f" --run-dir {shlex.quote(server.run_dir)}"
 
 
 def _module(name: str, config: dict[str, object]) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from muleteer.base.errors import NotRunningError, UsageError
+from muleteer.base.errors import CODES, NotRunningError, UsageError
 from muleteer.cli.flags import Parser, add_run_dir
 from muleteer.cli.output import Paint, harmless, say, table
-from muleteer.client.admin import AdminRefused, AdminUnreachable, get
+from muleteer.client.admin import get
+from muleteer.client.errors import AdminRefused, AdminUnreachable
 from muleteer.spec.run_dir import find_run_dir
 from muleteer.spec.units import format_bytes
 
@@ -20,6 +21,7 @@ CONTROLLER_BACK_S = 5.0
 """A killed controller is promised to be back within this time."""
 TAIL_LINES = 12
 _POLL_S = 0.05
+_SHADOW = ("equal", "different", "uncompared", "error", "dropped")
 _COLOURS = {"ready": "green", "failed": "red", "backoff": "red", "starting": "yellow", "loading": "yellow"}
 
 
@@ -80,9 +82,12 @@ def render(status: dict[str, Any], paint: Paint) -> str:
     ]
     head = ("BACKEND", "STATE", "QUEUE", "REPLICA", "PID", "STATE", "IN FLIGHT", "MEMORY", "RESTARTS", "LAST EXIT")
     processes = status.get("processes", [])
+    revision = f"  revision {status['revision']}" if status.get("revision") else ""
+    changing = "" if status.get("settled", True) else paint("  not settled", "yellow")
     parts = [
-        f"muleteer  pid {status['pid']}  {address}  engine {status['engine']}",
+        f"muleteer  pid {status['pid']}  {address}  engine {status['engine']}{revision}{changing}",
         table(("ROUTE", "ENDPOINT", "TRAFFIC"), endpoints),
+        *_versions(status["endpoints"]),
         _coloured(head, [_row(*each) for each in replicas], [replica["state"] for _, replica in replicas], paint),
         _coloured(
             ("PROCESS", "PID", "STATE", "RESTARTS", "LAST EXIT"),
@@ -96,6 +101,28 @@ def render(status: dict[str, Any], paint: Paint) -> str:
         *_notes(status),
     ]
     return "\n\n".join(parts)
+
+
+def _versions(endpoints: Sequence[dict[str, Any]]) -> list[str]:
+    """What each version answered, where an endpoint has several."""
+    rows = [
+        (endpoint["name"], name, *_counts(version["outcomes"]), *map(_time, (version["p50_s"], version["p99_s"])))
+        for endpoint in endpoints
+        if len(endpoint.get("versions", ())) > 1
+        for name, version in endpoint["versions"].items()
+    ]
+    return [table(("ENDPOINT", "VERSION", "ANSWERED", "FAILED", "OTHER", "P50", "P99"), rows)] if rows else []
+
+
+def _counts(outcomes: dict[str, int]) -> tuple[str, str, str]:
+    """200s; failures of the version (500, 502, 504); the rest: refusals, mistakes of clients, clients that left."""
+    answered = outcomes.get("ok", 0)
+    failed = sum(count for code, count in outcomes.items() if code in CODES and CODES[code].status in (500, 502, 504))
+    return str(answered), str(failed), str(sum(outcomes.values()) - answered - failed)
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.3g} ms"
 
 
 def _row(backend: dict[str, Any], replica: dict[str, Any]) -> tuple[str, ...]:
@@ -151,6 +178,17 @@ def _notes(status: dict[str, Any]) -> list[str]:
         notes += [_why_down(each) for each in down]
         if backend.get("reason") and not down:
             notes.append(f"{backend['name']}: {harmless(backend['reason'])}")
+    for endpoint in status["endpoints"]:
+        shadow = endpoint.get("shadow")
+        if shadow and "sent" in shadow:
+            counts = ", ".join(f"{shadow[name]} {name}" for name in _SHADOW)
+            notes.append(f"{endpoint['name']}: {shadow['percent']:g} % is copied to {shadow['backend']}: {counts}")
+        rollout = endpoint.get("rollout")
+        if rollout and not rollout["ended"]:
+            notes.append(
+                f"{endpoint['name']}: rollout from {rollout['old']} to {rollout['new']}, {rollout['phase']} at "
+                f"{rollout['share']:g} %: {harmless(rollout['reason'])}"
+            )
     return notes + [f"controller: {harmless(problem)}" for problem in status.get("problems", {}).values()]
 
 

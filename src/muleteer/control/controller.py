@@ -225,6 +225,7 @@ class Controller:
             fleet.leave(id, now)
         if action.drain:
             self._unpublished = True  # one that no gateway knew of leaves like any other
+            self._dirty[name] = None  # there may be room now
         if fleet.backend is None:
             if not fleet.replicas:
                 del self._fleets[name]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from muleteer.control.backend import Backend, replica_number
+from muleteer.control.backend import Backend, failed_start, in_words, replica_number
 from muleteer.control.proc import resident_bytes
 from muleteer.control.reconcile import Condition, Plan, Seen, Wanted, plan
 from muleteer.control.wear import Measured, Wear
@@ -65,6 +65,15 @@ class BackendStatistics(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaStatistics, ...]
     fingerprint: str = ""
     settled: bool = False
+
+
+def failed_for_good(backend: BackendStatistics) -> str | None:
+    """Why no replica serves nor will, until retried; None if one does or may."""
+    staying = [replica.status for replica in backend.replicas if not replica.leaving]
+    if not staying or any(status.state != "failed" for status in staying):
+        return None
+    last_exit = failed_start(staying)
+    return in_words(last_exit) if last_exit is not None else "its replicas failed"
 
 
 class Fleet:

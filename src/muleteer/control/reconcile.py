@@ -77,7 +77,7 @@ def _leaving(replicas: int, current: list[Seen], outdated: list[Seen]) -> list[s
     leaving = []
     for replica in sorted(outdated, key=lambda replica: (replica.condition == "ready", replica.number)):
         if replica.condition != "ready":
-            if proven or not replicas:
+            if proven or ready >= replicas:  # else it may come back, and be needed
                 leaving.append(replica.id)
         elif ready > replicas:
             leaving.append(replica.id)

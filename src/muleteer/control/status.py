@@ -10,10 +10,13 @@ import msgspec
 from muleteer.control.backend import failed_start, in_words
 from muleteer.control.controller import ControllerStatistics
 from muleteer.control.fleet import BackendStatistics, ReplicaStatistics
-from muleteer.spec.settings import BackendSpec, Declared
+from muleteer.control.rollout_view import RolloutView
+from muleteer.control.windows import Reading, read
+from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
 from muleteer.supervise.process import ProcessStatus
+from muleteer.telemetry.versions import VersionStatistics
 
-BackendState = Literal["loading", "ready", "degraded", "reloading", "failed"]
+BackendState = Literal["idle", "loading", "ready", "degraded", "reloading", "failed"]
 
 
 class _Queue(msgspec.Struct, frozen=True):
@@ -48,12 +51,14 @@ class Server(msgspec.Struct, frozen=True):
 
 
 def backend_state(backend: BackendStatistics) -> BackendState:
-    """One word: `loading` nobody serves yet · `failed` nobody will, until retried · `reloading` a newer generation
-    comes · `degraded` fewer serve than wanted · `ready`. A generation that does not start while an older one serves
-    is no state of its own: the reason tells.
+    """One word: `idle` nobody is wanted · `loading` nobody serves yet · `failed` nobody will, until retried ·
+    `reloading` a newer generation comes · `degraded` fewer serve than wanted · `ready`. A generation that does not
+    start while an older one serves is no state of its own: the reason tells.
     """
     staying = [replica for replica in backend.replicas if not replica.leaving]
     ready = sum(replica.status.state == "ready" for replica in staying)
+    if not backend.wanted and not staying:
+        return "idle"
     if ready == 0:
         given_up = bool(staying) and all(replica.status.state == "failed" for replica in staying)
         return "failed" if given_up else "loading"
@@ -75,18 +80,32 @@ def build(
     controller: ControllerStatistics,
     gateways: Mapping[str, dict[str, Any] | None],
     processes: Mapping[str, ProcessStatus],
+    *,
+    revision: int = 0,
+    rollouts: Mapping[str, RolloutView] | None = None,
 ) -> dict[str, Any]:
-    """The answer of GET /v1/status, ready for JSON. `gateways`: what each one counts, None where it did not answer;
-    `processes`: rows of the supervisor that are no replicas.
+    """The answer of GET /v1/status, ready for JSON.
+
+    Args:
+        server: the process tree as a whole.
+        declared: now.
+        controller: what it knows.
+        gateways: what each one counts, None where it did not answer.
+        processes: rows of the supervisor that are no replicas.
+        revision: of what is declared.
+        rollouts: the last of each endpoint that has one.
     """
-    views = {name: _view(counted) for name, counted in gateways.items() if counted is not None}
+    counted = read({name: told for name, told in gateways.items() if told is not None})
+    views = {name: _view(told) for name, told in gateways.items() if told is not None}
     specs = {backend.name: backend for backend in declared.backends}
     return {
         "pid": server.pid,
         "engine": controller.engine_name,
         "address": server.address,
         "uptime_s": None if server.uptime_s is None else round(server.uptime_s, 3),
-        "endpoints": [msgspec.to_builtins(endpoint) for endpoint in declared.endpoints],
+        "revision": revision,
+        "settled": controller.settled,
+        "endpoints": [_endpoint(endpoint, counted, rollouts or {}) for endpoint in declared.endpoints],
         "backends": [_backend(backend, specs[backend.name], [*views.values()]) for backend in controller.backends],
         "http": next((view.http for view in views.values()), None),
         "gateways": {
@@ -94,9 +113,29 @@ def build(
             for name, revision in controller.publisher.applied.items()
         },
         "processes": [_process(row) for row in processes.values()],
-        "revision": controller.publisher.revision,
+        "snapshot": controller.publisher.revision,
         "capacity": msgspec.to_builtins(controller.capacity),
         "problems": controller.problems,
+    }
+
+
+def _endpoint(endpoint: EndpointSpec, counted: Reading | None, rollouts: Mapping[str, RolloutView]) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(endpoint)
+    reading = counted or Reading({}, ())
+    versions = {*endpoint.traffic, *reading.backends(endpoint.name)}
+    found["versions"] = {name: _version(reading.version(endpoint.name, name)) for name in sorted(versions)}
+    if endpoint.shadow is not None:
+        found["shadow"] |= msgspec.to_builtins(reading.shadow(endpoint.name, endpoint.shadow.backend))
+    rollout = rollouts.get(endpoint.name)
+    found["rollout"] = msgspec.to_builtins(rollout) if rollout is not None else None
+    return found
+
+
+def _version(version: VersionStatistics) -> dict[str, Any]:
+    return {
+        "outcomes": version.outcomes,
+        "p50_s": version.latency.quantile(0.5),
+        "p99_s": version.latency.quantile(0.99),
     }
 
 
@@ -116,6 +155,9 @@ def _backend(backend: BackendStatistics, spec: BackendSpec, gateways: list[Gatew
         "reason": backend_reason(backend),
         "target": spec.target,
         "generation": backend.generation,
+        "fingerprint": backend.fingerprint,
+        "wanted": backend.wanted,
+        "settled": backend.settled,
         "replicas": [_replica(replica, views) for replica in backend.replicas],
         "queue": {
             "depth": sum(view.queue.depth for view in views),

@@ -2,7 +2,8 @@
 
 One change is one transaction: the new revision and the rollouts that belong to it are there together or not at all,
 also after a SIGKILL or on a full disk. The current revision is the newest; a rollback is a new revision with an old
-declaration. Rollouts are kept as JSON text; their shape is `control.rollout`'s.
+declaration. Rollouts are kept as JSON text; their shape is `control.rollout`'s. Notes are texts that others
+keep beside them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ CREATE TABLE revisions (
     declared TEXT NOT NULL
 );
 CREATE TABLE rollouts (endpoint TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 """
+
+
+class NoRevisionError(StateError):
+    """There is no such revision, or none any more."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -101,10 +107,10 @@ class Store:
         return self._revision("ORDER BY id DESC LIMIT 1")
 
     def get(self, revision: int) -> Revision:
-        """That revision. Raises StateError if there is none, or none any more."""
+        """That revision. Raises NoRevisionError."""
         found = self._revision("WHERE id = ?", revision)
         if found is None:
-            raise StateError(f"there is no revision {revision}; the latest {REVISIONS_KEPT} are kept")
+            raise NoRevisionError(f"there is no revision {revision}; the latest {REVISIONS_KEPT} are kept")
         return found
 
     def history(self, limit: int = 20) -> list[Entry]:
@@ -120,6 +126,7 @@ class Store:
         what: str,
         expected_revision: int | None = None,
         rollouts: Mapping[str, Rollout | None] | None = None,
+        notes: Mapping[str, str | None] | None = None,
     ) -> int:
         """Make `declared` the current revision and return its number; on the disk when this returns.
 
@@ -129,6 +136,7 @@ class Store:
             what: what was asked for, in a few words.
             expected_revision: raise ConflictError unless this one is current (0: none yet).
             rollouts: by endpoint, written in the same transaction; None removes one.
+            notes: by name, likewise.
         """
         text = msgspec.json.encode(declared).decode()
         with self._writing() as run:
@@ -141,14 +149,16 @@ class Store:
             revision = int(cursor.lastrowid or 0)
             run("DELETE FROM revisions WHERE id <= ?", revision - REVISIONS_KEPT)
             _write_rollouts(run, rollouts or {})
+            _write_notes(run, notes or {})
         return revision
 
     # rollouts
 
-    def save_rollout(self, rollout: Rollout) -> None:
+    def save_rollout(self, rollout: Rollout, notes: Mapping[str, str | None] | None = None) -> None:
         """Remember where a rollout is (when its traffic does not change; else `commit` it together with that)."""
         with self._writing() as run:
             _write_rollouts(run, {rollout.endpoint: rollout})
+            _write_notes(run, notes or {})
 
     def remove_rollout(self, endpoint: str) -> None:
         """Forget the rollout of an endpoint, if there is one."""
@@ -159,6 +169,18 @@ class Store:
         """All rollouts, by endpoint."""
         with self._reading("SELECT endpoint, state FROM rollouts ORDER BY endpoint") as rows:
             return {endpoint: self._decode(state, Rollout) for endpoint, state in rows}
+
+    # notes
+
+    def write_notes(self, notes: Mapping[str, str | None]) -> None:
+        """Keep these texts; None removes one."""
+        with self._writing() as run:
+            _write_notes(run, notes)
+
+    def load_notes(self) -> dict[str, str]:
+        """All notes, by name."""
+        with self._reading("SELECT name, text FROM notes") as rows:
+            return {str(name): str(text) for name, text in rows}
 
     def statistics(self) -> StoreStatistics:
         """A frozen snapshot."""
@@ -210,6 +232,14 @@ def _write_rollouts(run: Any, rollouts: Mapping[str, Rollout | None]) -> None:
         else:
             state = msgspec.json.encode(rollout).decode()
             run("INSERT OR REPLACE INTO rollouts (endpoint, state) VALUES (?, ?)", endpoint, state)
+
+
+def _write_notes(run: Any, notes: Mapping[str, str | None]) -> None:
+    for name, text in notes.items():
+        if text is None:
+            run("DELETE FROM notes WHERE name = ?", name)
+        else:
+            run("INSERT OR REPLACE INTO notes (name, text) VALUES (?, ?)", name, text)
 
 
 def _open_writable(path: Path, busy_s: float) -> sqlite3.Connection:

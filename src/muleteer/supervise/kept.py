@@ -27,7 +27,7 @@ from muleteer.supervise.sockets import listen_unix, remove_socket
 from muleteer.supervise.states import Event, IllegalMove, State, next_state
 
 UNIX = "unix:"
-Request = messages.Abort | messages.Ensure | messages.Remove | messages.Retry
+Request = messages.Abort | messages.Ensure | messages.Remove | messages.Retry | messages.Shutdown
 
 
 class Surroundings(msgspec.Struct, frozen=True):

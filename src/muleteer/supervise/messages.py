@@ -65,6 +65,10 @@ class Retry(msgspec.Struct, frozen=True, tag_field="type", tag="retry"):
     process: str
 
 
+class Shutdown(msgspec.Struct, frozen=True, tag_field="type", tag="shutdown"):
+    """Stop everything, in its order, as SIGTERM does."""
+
+
 class ProcessesMessage(msgspec.Struct, frozen=True, tag_field="type", tag="processes"):
     """To a starting controller: adopt these."""
 
@@ -77,7 +81,7 @@ class ProcessMessage(msgspec.Struct, frozen=True, tag_field="type", tag="process
     process: ProcessStatus
 
 
-ChildMessage = Stage | Ready | Failed | Abort | Notice | Ensure | Remove | Retry
+ChildMessage = Stage | Ready | Failed | Abort | Notice | Ensure | Remove | Retry | Shutdown
 
 
 def parse(message: dict[str, Any]) -> ChildMessage:

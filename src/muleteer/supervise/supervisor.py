@@ -58,6 +58,7 @@ class Supervisor:
         clock: monotonic seconds.
         chance: uniform in [0, 1), for the jitter of pauses.
         oom: tells an OOM kill from others; None reads this machine's counters.
+        tether: a descriptor whose end of file stops everything, like SIGTERM; closed when it has.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class Supervisor:
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
         oom: OomWitness | None = None,
+        tether: int | None = None,
     ) -> None:
         self._run_dir = run_dir
+        self._tether = open(tether, "rb", buffering=0) if tether is not None else None  # noqa: PTH123, SIM115
         self._initial = tuple(processes)
         self._given = dict(sockets or {})
         self._on_event = on_event
@@ -107,6 +110,8 @@ class Supervisor:
         become_subreaper()
         strangers = children_of(os.getpid())
         self._loop.open((signal.SIGCHLD, *filter(_not_ignored, _STOP_SIGNALS)), self._on_signal)
+        if self._tether is not None:
+            self._loop.watch(self._tether, self._pull)
         try:
             for spec in self._initial:
                 self._ensure(spec)
@@ -121,6 +126,7 @@ class Supervisor:
                 process.abandon()
             kill_orphans(strangers)
             self._close_given()
+            self._let_go()
             self._run_dir.close()
             self._loop.close()  # last: until here an impatient signal changes nothing
 
@@ -155,6 +161,19 @@ class Supervisor:
         since = self._stopping_since
         if since is None or self._clock.now() - since > _ONE_SIGNAL_S:
             self.stop(number.name)
+
+    def _pull(self) -> None:
+        if self._tether is None or self._tether.read(4096):
+            return
+        self._let_go()
+        if self._stopping_since is None:
+            self.stop("the process that started it has ended")
+
+    def _let_go(self) -> None:
+        if self._tether is not None:
+            self._loop.forget(self._tether)
+            self._tether.close()
+            self._tether = None
 
     def _reap(self) -> None:
         while True:
@@ -214,6 +233,9 @@ class Supervisor:
             raise WireError(f"only the controller may ask for {type(request).__name__.lower()}")
         if self._stopping_since is not None:
             return  # everything goes, in its order
+        if isinstance(request, messages.Shutdown):
+            self.stop("the admin API")
+            return
         if isinstance(request, messages.Ensure):
             self._ensure(request.process)
             return

@@ -1,0 +1,69 @@
+"""Waits until what runs is what was declared, or says why it will not be. Must not know what was asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+from muleteer.client.admin import Admin
+from muleteer.client.errors import StartFailed
+
+SETTLE_S_MAX = 7200.0
+"""A last resort: a load that takes longer than the longest `load_timeout` is reported by the server itself."""
+RETRIED = frozenset({"exited", "killed", "oom_killed", "hung", "ready_timeout", "stopped", "not_started"})
+"""Ends of a start that another start may mend. Every other reason is the replica's own word, and would come again."""
+_POLL_S = (0.02, 0.5)
+"""At first, and at most; each look doubles it."""
+
+
+def wait_until_settled(admin: Admin, changes: Collection[dict[str, Any]], *, limit_s: float = SETTLE_S_MAX) -> float:
+    """Return when all that `changes` (of an answer of the admin API) name runs as declared, with the seconds it took.
+
+    Raises StartFailed once a changed backend cannot become ready, or `limit_s` is over; AdminUnreachable if the
+    controller stays away.
+    """
+    began = time.monotonic()
+    touched = {change["name"] for change in changes if change["what"] == "backend"}
+    pause = _POLL_S[0]
+    while True:
+        status = admin.get_patiently("/v1/status")
+        waiting = unsettled(status, touched)
+        if not waiting:
+            return time.monotonic() - began
+        if time.monotonic() - began > limit_s:
+            raise StartFailed(f"{waiting[0]} is not ready after {limit_s:g} s", waiting[0])
+        time.sleep(pause)
+        pause = min(2 * pause, _POLL_S[1])
+
+
+def unsettled(status: dict[str, Any], touched: Collection[str]) -> list[str]:
+    """Names of what does not yet run as declared: backends in `touched`, gateways that route as before.
+
+    Raises StartFailed if one of them will not.
+    """
+    waiting = []
+    for backend in status["backends"]:
+        if backend["name"] not in touched:
+            continue
+        reason = start_failure(backend)
+        if reason is not None:
+            serving = any(replica["state"] == "ready" for replica in backend["replicas"])
+            more = ", and the old version goes on serving" if serving else ""
+            raise StartFailed(f"{backend['name']} does not start{more}: {reason}", backend["name"])
+        if not backend["settled"]:
+            waiting.append(backend["name"])
+    waiting += [name for name, gateway in status["gateways"].items() if gateway["revision"] != status["snapshot"]]
+    return waiting
+
+
+def start_failure(backend: dict[str, Any]) -> str | None:
+    """Why replicas of what is declared now cannot become ready, if it is certain."""
+    for replica in backend["replicas"]:
+        last_exit = replica["last_exit"]
+        if replica["generation"] != backend["generation"] or not last_exit or last_exit["was_ready"]:
+            continue
+        given_up = replica["state"] == "failed"
+        if given_up or (replica["state"] == "backoff" and last_exit["reason"] not in RETRIED):
+            return str(backend["reason"] or last_exit["reason"])
+    return None

@@ -1,0 +1,200 @@
+"""The controller process, put together: declaration, controller, engine, rollouts and admin API around one control
+channel to the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from muleteer.base.clock import MonotonicClock
+from muleteer.base.limits import STATE_RETRY_S
+from muleteer.control.admin.security import Gate, tcp_gate
+from muleteer.control.admin.server import AdminServer, Listener
+from muleteer.control.commands import Commands
+from muleteer.control.controller import Controller
+from muleteer.control.declaration import Declaration
+from muleteer.control.fleet import failed_for_good
+from muleteer.control.line_stream import LineStream
+from muleteer.control.proc import age_s
+from muleteer.control.rolling import Rolling
+from muleteer.engine.local import LocalEngine
+from muleteer.supervise.process import ProcessStatus
+from muleteer.telemetry.log import log
+
+if TYPE_CHECKING:
+    from muleteer.control.status import Server
+
+ADMIN, ADMIN_TCP = "admin", "admin_tcp"
+"""Names of the listening sockets in MULETEER_FDS; the second only where the admin API has a port."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the command line holds. `gateways`: names; each has its control socket `NAME.sock` in the run directory."""
+
+    run_dir: str
+    gateways: tuple[str, ...] = ("gateway-0",)
+
+
+class ControlProcess:
+    """One controller's life.
+
+    Args:
+        config: the command line's.
+        declaration: open.
+        sockets: `control`, the channel to the supervisor, and the listening sockets of the admin API.
+    """
+
+    def __init__(self, config: Config, declaration: Declaration, sockets: dict[str, socket.socket]) -> None:
+        self._config = config
+        self._control = sockets["control"]
+        self._processes: dict[str, ProcessStatus] = {}
+        self._declaration = declaration
+        self._channel = LineStream(self._receive, self._supervisor_gone)
+        self._engine = LocalEngine(self._channel.send, config.run_dir)
+        clock = MonotonicClock()
+        self._controller = Controller(
+            declaration.declared,
+            self._engine,
+            run_dir=config.run_dir,
+            gateways=config.gateways,
+            notice=self._notice,
+            clock=clock,
+            problems=declaration.problems,
+            server=declaration.server,
+            cookie_key=declaration.cookie_key,
+        )
+        self.rolling = Rolling(
+            declaration,
+            statistics=self._controller.publisher.gateway_statistics,
+            able=self._able,
+            follow=self._controller.declare,
+            notice=self._notice,
+            clock=clock,
+        )
+        self.commands = Commands(declaration, self.rolling, self._controller.declare)
+        self._admin = AdminServer(_listeners(sockets, declaration), self, self._admin_failed)
+
+    async def run(self) -> None:
+        """Control until SIGTERM."""
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self._channel, sock=self._control)
+        controlling = asyncio.create_task(self._control_for_ever())
+        loop.add_signal_handler(signal.SIGTERM, controlling.cancel)
+        with suppress(asyncio.CancelledError):
+            await controlling
+        await self._admin.close()
+
+    async def status(self) -> dict[str, Any]:
+        """See `admin.Control`."""
+        from muleteer.control.status import build  # with the admin API, when somebody asks
+
+        gateways = await self._controller.publisher.gateway_statistics()
+        return build(
+            self._server(),
+            self._controller.declared,
+            self._controller.statistics(),
+            gateways,
+            self._processes,
+            revision=self._declaration.revision,
+            rollouts={view.endpoint: view for view in self.rolling.views()},
+        )
+
+    def problems(self) -> dict[str, str]:
+        """See `admin.Control`."""
+        return self._declaration.problems.statistics()
+
+    def retry(self, name: str) -> list[str] | None:
+        """See `admin.Control`."""
+        return self._controller.retry(name)
+
+    def shutdown(self) -> None:
+        """See `admin.Control`."""
+        self._channel.send({"type": "shutdown"})
+
+    async def _control_for_ever(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._controller.run(self._published))
+            tasks.create_task(self.rolling.run())
+            tasks.create_task(self._mend_state())
+
+    async def _mend_state(self) -> None:
+        """While the state file cannot be used, try again; once it can be read, all begins with what it holds."""
+        while True:
+            await asyncio.sleep(STATE_RETRY_S)
+            if self._declaration.retry():
+                log("the state file can be read: starting over with what it holds")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def _able(self, name: str) -> bool | str:
+        """See `Rolling`."""
+        found = self._controller.backend_statistics(name)
+        if found is None:
+            return f"{name} was deleted"
+        reason = failed_for_good(found)
+        if reason is not None:
+            return f"{name} does not start: {reason}"
+        return any(
+            replica.status.state == "ready" and replica.status.generation == found.generation and not replica.leaving
+            for replica in found.replicas
+        )
+
+    def _published(self) -> None:
+        self._channel.send({"type": "ready", "info": {}})
+        self._admin.open()
+
+    def _admin_failed(self, error: BaseException) -> None:
+        log("the admin API ended", error=str(error))
+        os._exit(1)  # the supervisor starts us afresh, and the clients wait in the backlog
+
+    def _notice(self, text: str) -> None:
+        self._channel.send({"type": "notice", "text": text})
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        self._engine.receive(message)
+        rows = message.get("processes") if message["type"] == "processes" else [message.get("process")]
+        for row in rows or ():
+            if not isinstance(row, dict):
+                continue  # an `abort` for a replica of another engine
+            process = msgspec.convert(row, ProcessStatus)
+            if "backend" in process.labels:
+                continue
+            if process.state == "stopped":
+                self._processes.pop(process.id, None)
+            else:
+                self._processes[process.id] = process
+
+    def _supervisor_gone(self) -> None:
+        os._exit(1)  # nothing may outlive it
+
+    def _server(self) -> Server:
+        from muleteer.control.status import Server
+        from muleteer.supervise.rundir import read_lock
+
+        pid = os.getppid()
+        lock = read_lock(Path(self._config.run_dir))
+        return Server(
+            pid=pid,
+            uptime_s=age_s(pid),
+            address=f"http://{lock.host}:{lock.port}" if lock is not None and lock.port else None,
+        )
+
+
+def _listeners(sockets: dict[str, socket.socket], declaration: Declaration) -> list[Listener]:
+    """Where the admin API listens. TCP without a token is not served at all."""
+    found = []
+    if ADMIN in sockets:
+        found.append(Listener(sockets[ADMIN], Gate()))
+    server = declaration.server
+    if ADMIN_TCP in sockets and server.admin_token is not None:
+        port = sockets[ADMIN_TCP].getsockname()[1]
+        found.append(Listener(sockets[ADMIN_TCP], tcp_gate(server.admin_host, port, server.admin_token)))
+    return found
