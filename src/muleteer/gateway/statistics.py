@@ -1,6 +1,6 @@
 """What the gateway tells about itself: frozen snapshots for status and metrics. Must not know who reads them.
 
-Thousands of them are made at once and hold no cycles: without the collector (`gc=False`) that takes a third of the time.
+Thousands are made at once and hold no cycles: out of the collector's sight (`gc=False`) that takes a third of the time.
 """
 
 from __future__ import annotations
