@@ -40,6 +40,9 @@ class Dialer:
             except OSError:
                 await asyncio.sleep(LINK_RETRY_S)
                 continue
+            except asyncio.CancelledError:
+                link.close()  # it may be connected, and we not yet told
+                raise
             self.link = link
             if self._retired:
                 link.leave()

@@ -175,6 +175,9 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by inheritance
+        if self._lost:  # closed while it was dialled
+            self._transport.abort()
+            return
         self._write(FrameType.HELLO, payload=_encode({"protocol": VERSION, "gateway": self._gateway}))
 
     def data_received(self, data: bytes) -> None:

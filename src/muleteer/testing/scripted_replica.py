@@ -116,6 +116,11 @@ class ScriptedReplica:
         """For a snapshot."""
         return f"unix:{self.path}"
 
+    @property
+    def linked(self) -> bool:
+        """Whether somebody is connected."""
+        return bool(self._lives)
+
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _Life(self), str(self.path))
