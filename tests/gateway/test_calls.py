@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from muleteer.base.errors import SpecError
+from muleteer.base.errors import OutOfMemory, SpecError
+from muleteer.base.limits import QUEUED_BYTES_MAX
 from muleteer.gateway.exchange import Head
 from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
 from muleteer.testing.scripted_replica import Answer, Hang
@@ -201,6 +202,26 @@ def test_a_slow_sender_takes_no_slot_and_no_place(rig):
             await request.outcome()
         for request in slow_senders[10:]:
             request.exchange.abandon()
+        await rig.quiet()
+
+    rig(test)
+
+
+def test_bodies_of_unknown_size_count_as_they_grow(rig):
+    async def test(rig):
+        rig.max_body = 2 * QUEUED_BYTES_MAX
+        await rig.start(1)
+        announced = rig.open(length=QUEUED_BYTES_MAX - 100)
+        growing = rig.open(length=0)  # chunked: it has announced nothing
+        growing.exchange.hold(60)
+        growing.exchange.hold(90)
+        assert rig.application.statistics().waiting_bytes == QUEUED_BYTES_MAX - 10
+        with pytest.raises(OutOfMemory) as refused:
+            growing.exchange.hold(101)
+        assert refused.value.retry_after_s >= 1
+        growing.exchange.abandon()
+        announced.exchange.abandon()
+        assert (await rig.send(length=0).outcome()).status == 200
         await rig.quiet()
 
     rig(test)

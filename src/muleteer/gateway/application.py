@@ -46,6 +46,9 @@ class Probe:
         self._head = head
         self._response = response
 
+    def hold(self, size: int) -> None:
+        """A probe has no body."""
+
     def run(self, body: bytes) -> None:  # noqa: ARG002 - a probe has no body
         """Answer."""
         self._head.respond(self._response)

@@ -55,6 +55,10 @@ class CallLink(Protocol):
 class CallOwner(Protocol):
     """Who decides about a call."""
 
+    def hold(self, call: Call, size: int) -> None:
+        """Its body grows beyond what was announced. Raises RequestError."""
+        ...
+
     def submit(self, call: Call, body: bytes) -> None:
         """The body is in."""
         ...
@@ -138,6 +142,10 @@ class Call:
     def client(self) -> str:
         """Whose call it is: the address it came from."""
         return self.head.client
+
+    def hold(self, size: int) -> None:
+        """The body grows beyond what was announced."""
+        self.owner.hold(self, size)
 
     def run(self, body: bytes) -> None:
         """The whole body is in."""

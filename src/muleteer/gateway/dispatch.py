@@ -165,6 +165,11 @@ class Dispatcher:
         self._open_calls += 1
         self._counts.admitted += 1
 
+    def hold(self, call: Call, size: int) -> None:
+        """Its body grows beyond what was announced. Raises OutOfMemory."""
+        if call.state is READING:
+            self._shared.hold(call, size)
+
     def submit(self, call: Call, body: bytes) -> None:
         """The body is in: start at once, or wait."""
         if call.state is SETTLED:

@@ -85,6 +85,10 @@ class Exchange(Protocol):
     body_max: int
     """Largest body in bytes, after decompression; the protocol answers 413 above it."""
 
+    def hold(self, size: int) -> None:
+        """The body has grown to `size` bytes, more than were announced. Raises RequestError if they are too many."""
+        ...
+
     def run(self, body: bytes) -> None:
         """The whole body is in."""
         ...

@@ -64,6 +64,11 @@ class Reception:
         self._calls.add(call)
         return call
 
+    def hold(self, call: Call, size: int) -> None:
+        """Its body grows beyond what was announced. Raises OutOfMemory."""
+        if call in self._calls:
+            self._shared.hold(call, size)
+
     def submit(self, call: Call, body: bytes) -> None:
         """The body is in: let it choose. Raises what `place` raises: the call is still to be abandoned then."""
         if call not in self._calls:

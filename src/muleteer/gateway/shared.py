@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import RequestError
+from muleteer.gateway.admission import memory_refusal
+from muleteer.gateway.call import Call
 from muleteer.gateway.exchange import Response
 from muleteer.gateway.wheel import DeadlineWheel
 
@@ -19,7 +22,7 @@ class Shared:
     """Clock, deadlines, and the two ways out: to the client and to the supervisor.
 
     Attributes:
-        waiting_bytes: bodies announced or queued, of all backends.
+        waiting_bytes: bodies announced, read or queued, of all backends.
         debug: show the model's traceback to the client.
     """
 
@@ -32,3 +35,12 @@ class Shared:
         self.render = render
         self.debug = debug
         self.waiting_bytes = 0
+
+    def hold(self, call: Call, size: int) -> None:
+        """The body of a call that is being read has grown to `size`. Raises OutOfMemory where the cap is reached."""
+        more = size - call.size
+        refused = memory_refusal(self.waiting_bytes, more, random.random)
+        if refused is not None:
+            raise refused
+        self.waiting_bytes += more
+        call.size = size

@@ -9,13 +9,15 @@ import time
 import msgspec
 import uvloop
 
-from muleteer.base.errors import ClientError, MethodNotAllowed, NotFound, Refused
+from muleteer.base.errors import ClientError, MethodNotAllowed, NotFound, OutOfMemory, Refused
 from muleteer.gateway.exchange import Response
 from muleteer.gateway.http.bounds import HttpBounds
 from muleteer.gateway.http.media import check_json_content_type
 from muleteer.gateway.http.server import HttpServer
 
 BODY_MAX = 1000
+HELD_MAX = 100_000
+"""Of a body at /scarce that did not announce its size."""
 WAIT_S = 10.0
 
 
@@ -28,7 +30,13 @@ class Ledgered:
         self.head = head
         self.application = application
         self.body = None
+        self.held = 0
         self.runs = self.abandons = self.answers = 0
+
+    def hold(self, size):
+        self.held = size
+        if self.head.path == "/scarce" and size > HELD_MAX:
+            raise OutOfMemory(f"{size} bytes are too many just now")
 
     def run(self, body):
         self.runs += 1
@@ -70,7 +78,7 @@ class Routes:
         self.exchanges.append(exchange)
         if path == "/at-once":
             exchange.answer(Response(200, b'"at once"'))
-        if path == "/large-body":
+        if path in ("/large-body", "/scarce"):
             exchange.body_max = 1 << 22
         if path == "/early":
             asyncio.get_running_loop().call_soon(exchange.answer, Response(200, b'"early"'))
@@ -97,6 +105,7 @@ class Routes:
 
 PATHS = {
     "/echo",
+    "/scarce",
     "/hold",
     "/late",
     "/at-once",

@@ -1,5 +1,6 @@
 """Deadlines, back-pressure, the connection cap, draining, descriptors that run out: with short limits, real sockets."""
 
+import gzip
 import os
 import resource
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from muleteer.gateway.http.bounds import HttpBounds
-from tests.gateway.http.rig import Served, chunked, get, post, wait_until
+from tests.gateway.http.rig import HELD_MAX, Served, chunked, get, post, wait_until
 
 NEVER_S = 30.0
 
@@ -92,6 +93,32 @@ def test_a_body_that_comes_fast_enough_may_take_longer_than_the_base():
         time.sleep(0.3)  # past the base time, within what 900 bytes have earned
         client.send(request[1000:])
         assert client.read().status == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        chunked(*[b"x" * 60_000] * 3, path="/scarce"),
+        post("/scarce", gzip.compress(b"x" * 180_000), "Content-Encoding: gzip"),
+    ],
+)
+def test_a_body_that_grows_beyond_what_it_announced_asks_for_room(request_):
+    with Served() as served, served.connect() as client:
+        client.send_pieces(request_[at : at + 20_000] for at in range(0, len(request_), 20_000))
+        answer = client.read()
+        assert (answer.status, answer.code) == (503, "memory")
+        (exchange,) = served.application.exchanges
+        assert (exchange.runs, exchange.abandons) == (0, 1)
+        assert HELD_MAX < exchange.held <= 180_000
+
+
+def test_a_body_that_announced_its_size_does_not_ask():
+    with Served() as served, served.connect() as client:
+        request = post("/scarce", b"x" * 2 * HELD_MAX)
+        client.send(request[:1000])
+        wait_until(lambda: len(served.application.exchanges) == 1, "begun")
+        assert client.send(request[1000:]).read().status == 200
+        assert served.application.exchanges[0].held == 0
 
 
 def test_idle_connections_are_closed():

@@ -21,6 +21,11 @@ _END = b"\r\n\r\n"
 class Sink(Protocol):
     """Where the bytes of one body go."""
 
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        ...
+
     def feed(self, data: bytes) -> None:
         """Take some. Raises BodyTooLarge or BadEncoding."""
         ...
@@ -49,6 +54,11 @@ class PlainSink:
         self._body = bytearray()
         self._body_max = body_max
 
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return len(self._body)
+
     def feed(self, data: bytes) -> None:
         """Take some. Raises BodyTooLarge."""
         if len(self._body) + len(data) > self._body_max:
@@ -74,6 +84,11 @@ class InflatingSink:
         self._body = bytearray()
         self._body_max = body_max
         self._sent = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return len(self._body)
 
     def feed(self, data: bytes) -> None:
         """Take some. Raises BodyTooLarge or BadEncoding."""
@@ -108,6 +123,7 @@ class NullSink:
     """Swallows the body of a refused request."""
 
     __slots__ = ()
+    size = 0
 
     def feed(self, data: bytes) -> None:
         """Take some, and forget it."""

@@ -311,6 +311,9 @@ class HttpProtocol(asyncio.Protocol):
         assert body is not None
         try:
             self._pos = body.feed(self._data, self._pos)
+            if body.sink.size > (self._length or 0):
+                assert turn.exchange is not None
+                turn.exchange.hold(body.sink.size)
             if not body.framing.over:
                 return False
             whole = body.sink.finish()
