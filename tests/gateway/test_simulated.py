@@ -39,7 +39,7 @@ class World:
         self.events = []
         self.order = itertools.count()
         self.aborts = []
-        self.shared = Shared(clock=self.clock, abort=self.abort, render=render_error)
+        self.shared = Shared(clock=self.clock, abort=self.abort, render=render_error, place=None)
         self.service_s = service_s
         self.replicas = {}
         self.processes = []

@@ -134,6 +134,26 @@ def test_weights_that_change_all_the_time_under_load(versions):
     versions(test)
 
 
+def test_calls_that_wait_for_a_version_that_is_removed_go_where_the_traffic_goes(versions):
+    async def test(versions):
+        await versions.start(traffic={"a": 1.0}, script=lambda _: Answer(after_s=0.1))
+        running = versions.rig.send()
+        await versions.rig.until(lambda: versions.replicas["a-1"].calls)
+        waiting = [versions.rig.send() for _ in range(3)]
+        reading, gone = versions.rig.open(), versions.rig.open()
+        assert versions.rig.application.statistics().backends["a"].queue.depth == 3
+        versions.publish({"b": 1.0}, backends=("b",))
+        gone.exchange.abandon()
+        for request in (running, *waiting, reading.run()):
+            assert (await request.outcome()).status == 200
+            assert fields(request)["muleteer-backend"] == ("a" if request is running else "b")
+        assert versions.counted["b"].outcomes == {"ok": 4}
+        assert len(versions.replicas["a-1"].calls) == 1
+        await versions.rig.quiet()
+
+    versions(test)
+
+
 def test_a_version_that_cannot_serve_is_no_reason_to_leave_the_server(versions):
     async def test(versions):
         await versions.start(1, 0, traffic={"a": 90.0, "b": 10.0})

@@ -84,7 +84,7 @@ class Application:
         self._clock = clock or MonotonicClock()
         self._new_dialer = new_dialer
         self._epoch = secrets.token_hex(8)
-        self._shared = Shared(clock=self._clock, abort=abort, render=render_error, debug=debug)
+        self._shared = Shared(clock=self._clock, abort=abort, render=render_error, place=self._place, debug=debug)
         self._shadows = Shadows(clock=self._clock, start=self._start_copy, soon=_soon, uniform=_uniform)
         self._context = Context(self._dispatcher, lambda route, counts: EndpointMirror(route, counts, self._shadows))
         self._routes: Routes[Dispatcher] = Routes(EMPTY, self._context)
@@ -92,7 +92,7 @@ class Application:
         self._backends: dict[str, BackendRoute] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
         self._retired: list[Dispatcher] = []
-        self._reception = Reception(self._shared, self._place)
+        self._reception = Reception(self._shared)
         self._timer: asyncio.TimerHandle | None = None
         self._hangs_due_s = 0.0
 
@@ -173,6 +173,7 @@ class Application:
 
     async def close(self) -> None:
         """Close every link. Calls that are still open fail."""
+        self._routes = Routes(EMPTY, self._context)  # nobody takes the calls of those that go
         for dispatcher in self._all():
             dispatcher.retire()
         await asyncio.gather(*(dialer.close() for dispatcher in self._all() for dialer in dispatcher.fleet.dialers))

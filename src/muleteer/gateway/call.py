@@ -23,7 +23,7 @@ class CallState(IntEnum):
 READING, QUEUED, RUNNING, SETTLED = CallState
 MOVES: Final[tuple[frozenset[CallState], ...]] = (
     frozenset({QUEUED, RUNNING, SETTLED}),
-    frozenset({RUNNING, SETTLED}),
+    frozenset({READING, RUNNING, SETTLED}),  # as if just read: its backend was removed, another takes it
     frozenset({QUEUED, SETTLED}),  # back to the queue: its replica died, or is draining
     frozenset(),
 )

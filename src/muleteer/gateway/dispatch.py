@@ -24,13 +24,12 @@ from muleteer.base.errors import (
     WireError,
 )
 from muleteer.base.limits import ATTEMPTS_MAX, BOUNCES_MAX
-from muleteer.gateway.budget import RetryBudget
 from muleteer.gateway.call import QUEUED, READING, RUNNING, SETTLED, Call, Priority
 from muleteer.gateway.exchange import Head, Response
 from muleteer.gateway.fleet import Dialing, Fleet
 from muleteer.gateway.gate import Gate
 from muleteer.gateway.link import SENT_AHEAD, UNRUN, ErrorPayload, Link
-from muleteer.gateway.quarantine import Quarantine
+from muleteer.gateway.rerun import Reruns
 from muleteer.gateway.sessions import Session
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.statistics import BackendStatistics, CallCounts, QueueStatistics
@@ -60,8 +59,8 @@ class Dispatcher:
         self._capacity = self.gate.capacity
         self._slots = self._capacity.slots
         self._queue = self.gate.queue
-        self._budget = RetryBudget()
-        self._quarantine = Quarantine()
+        self._reruns = Reruns(self.gate)
+        self._quarantine = self._reruns.quarantine
         self._counts = CallCounts()
         self._copy_counts = CallCounts()
         self._open_calls = 0
@@ -82,8 +81,11 @@ class Dispatcher:
         self._fail_queue_if_unavailable()
 
     def retire(self) -> None:
-        """The backend vanished: fail what waits, let the replicas answer what they have."""
+        """The backend vanished: what waits goes where the traffic goes now, the replicas answer what they have."""
         self.gate.retired = True
+        for call in list(self._queue):
+            if not call.attempts and call.state is QUEUED:
+                self._displace(call, call.body)
         self.update(msgspec.structs.replace(self.gate.route, replicas=()))
 
     @property
@@ -172,7 +174,7 @@ class Dispatcher:
 
     def submit(self, call: Call, body: bytes) -> None:
         """The body is in: start at once, or wait."""
-        if call.state is SETTLED:
+        if call.state is SETTLED or (self.gate.retired and self._displace(call, body)):
             return
         now = self._shared.now()
         error = self._poison(body, now) or self.gate.enqueue(call, call.deadline_s - now, len(body))
@@ -283,22 +285,11 @@ class Dispatcher:
 
     def _settle(self, call: Call, response: Response | None) -> None:
         """The one place where a call ends. `response` is None if its client is gone."""
-        self._leave_place(call)
+        self._leave(call)
         call.move(SETTLED)
-        self._shared.wheel.discard(call)
         head, way = call.head, call.way
-        if call.copy:
-            self._copies -= 1
-            now = self._shared.now()
-            self.gate.copy_ended(now - call.dispatched_s, now)
-        else:
-            self._open_calls -= 1
-            client, held = head.client, self.gate.held
-            held[client] -= 1
-            if not held[client]:
-                del held[client]
         if call.retried:
-            self._budget.give_back()
+            self._reruns.budget.give_back()
         body, call.body = call.body, b""
         if response is None:
             way.version.ended(GONE)
@@ -310,6 +301,34 @@ class Dispatcher:
         head.respond(response)
         if way.mirror is not None:
             way.mirror.offer(head, body, response)
+
+    def _leave(self, call: Call) -> None:
+        """Give back all that the call holds here."""
+        self._leave_place(call)
+        self._shared.wheel.discard(call)
+        if call.copy:
+            self._copies -= 1
+            now = self._shared.now()
+            self.gate.copy_ended(now - call.dispatched_s, now)
+            return
+        self._open_calls -= 1
+        client, held = call.head.client, self.gate.held
+        held[client] -= 1
+        if not held[client]:
+            del held[client]
+
+    def _displace(self, call: Call, body: bytes) -> bool:
+        """The backend was removed: whether the endpoint sends its calls to another one, which takes this one too."""
+        try:
+            way, session = self._shared.place(call.head, body)
+        except RequestError:  # the endpoint is gone as well
+            return False
+        self._leave(call)
+        if call.state is QUEUED:
+            call.move(READING)
+        call.counts.displaced += 1
+        way.backend.adopt(call, way, session, body)
+        return True
 
     def _header_lines(self, call: Call) -> bytes:
         lines, session = self._headers[call.attempts], call.session
@@ -400,18 +419,8 @@ class Dispatcher:
         self._fail_queue_if_unavailable()
 
     def _survives(self, call: Call, error: WireError | None, now: float) -> bool:
-        """Its replica died: whether it is run once more elsewhere. If that is not allowed or cannot succeed, it fails.
-
-        A call that was only sent ahead is neither a suspect nor a burden: most likely nothing has run it.
-        """
-        suspect = call.started_s != SENT_AHEAD
-        poison = suspect and self._quarantine.strike(call.body, call.dispatched_s, now)
-        why = self._why_not_again(call, poison=poison, now=now)
-        if why is None and suspect:
-            if self._budget.take(self._open_calls - self._reading):
-                call.retried = True
-            else:
-                why = "too many calls are being run again already"
+        """Its replica died: whether it is run once more elsewhere. If it may not or cannot be, it fails."""
+        why = self._reruns.refusal(call, self._open_calls - self._reading, now)
         if why is None:
             call.counts.re_executed += 1
             return True
@@ -419,21 +428,6 @@ class Dispatcher:
         what = "died" if error is None else "broke the protocol"
         self._fail(call, kind(f"the replica {what} while it had this call, and {why}"))
         return False
-
-    def _why_not_again(self, call: Call, *, poison: bool, now: float) -> str | None:
-        if call.copy:
-            return "it is a copy"
-        if poison:
-            return "it was the second one: the body is quarantined"
-        if not self.gate.route.idempotent:
-            return "the backend is declared not idempotent"
-        if call.attempts >= ATTEMPTS_MAX:
-            return "it was the second one"
-        if self.gate.retired:
-            return "the backend was removed"
-        if self.gate.too_late_to_start(call.deadline_s - now):
-            return "no time is left to run it again"
-        return None
 
     # -- status
 
@@ -446,7 +440,7 @@ class Dispatcher:
             credit=self._slots.credit,
             links_ready=len(self._slots),
             open_calls=self._open_calls,
-            retrying=self._budget.spent,
+            retrying=self._reruns.budget.spent,
             poisonous=self._quarantine.poisonous,
             service=self._capacity.statistics(),
             calls=self._counts.snapshot(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from muleteer.gateway.call import Priority
@@ -37,6 +39,9 @@ class CallQueue(Generic[C]):
 
     def __len__(self) -> int:
         return self._depth
+
+    def __iter__(self) -> Iterator[C]:
+        return chain(*self._lines)
 
     def push(self, call: C, *, front: bool = False) -> None:
         """Last of its priority, or first: a call that comes back has waited already."""

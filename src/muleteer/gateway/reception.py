@@ -6,7 +6,7 @@ to in the end asks again, as every backend does when a body is in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from muleteer.base.errors import ExpiredInQueue, RequestError
@@ -29,16 +29,11 @@ class Backend(Protocol):
         ...
 
 
-Place = Callable[[Head, bytes], tuple[Way[Any], Session | None]]
-"""Chooses a way, to a `Backend`, by the body. Raises RequestError."""
-
-
 class Reception:
-    """Owns such calls while they are read. `place`: where they go then."""
+    """Owns such calls while they are read."""
 
-    def __init__(self, shared: Shared, place: Place) -> None:
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self._place = place
         self._calls: set[Call] = set()
 
     @property
@@ -70,10 +65,10 @@ class Reception:
             self._shared.hold(call, size)
 
     def submit(self, call: Call, body: bytes) -> None:
-        """The body is in: let it choose. Raises what `place` raises: the call is still to be abandoned then."""
+        """The body is in: let it choose. Raises RequestError if its endpoint is gone; it is still to be abandoned."""
         if call not in self._calls:
             return  # it has expired
-        way, session = self._place(call.head, body)
+        way, session = self._shared.place(call.head, body)
         self._leave(call)
         way.backend.adopt(call, way, session, body)
 

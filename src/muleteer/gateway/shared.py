@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import RequestError
 from muleteer.gateway.admission import memory_refusal
 from muleteer.gateway.call import Call
-from muleteer.gateway.exchange import Response
+from muleteer.gateway.exchange import Head, Response
+from muleteer.gateway.sessions import Session
+from muleteer.gateway.way import Way
 from muleteer.gateway.wheel import DeadlineWheel
 
 Abort = Callable[[str, int, str], None]
 """Called with replica, pid and reason when a replica must be killed."""
+Place = Callable[[Head, bytes], tuple[Way[Any], Session | None]]
+"""Where a request goes that is whole, by the traffic as it is now. Raises RequestError."""
 Render = Callable[[RequestError, str], Response]
 """The answer for an error, given the request id."""
 
@@ -26,13 +31,14 @@ class Shared:
         debug: show the model's traceback to the client.
     """
 
-    __slots__ = ("abort", "debug", "now", "render", "waiting_bytes", "wheel")
+    __slots__ = ("abort", "debug", "now", "place", "render", "waiting_bytes", "wheel")
 
-    def __init__(self, *, clock: Clock, abort: Abort, render: Render, debug: bool = False) -> None:
+    def __init__(self, *, clock: Clock, abort: Abort, render: Render, place: Place, debug: bool = False) -> None:
         self.now = clock.now
         self.wheel = DeadlineWheel(clock.now())
         self.abort = abort
         self.render = render
+        self.place = place
         self.debug = debug
         self.waiting_bytes = 0
 

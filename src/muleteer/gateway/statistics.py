@@ -38,7 +38,9 @@ class ServiceStatistics(msgspec.Struct, frozen=True, gc=False):
 
 
 class CallCounts(msgspec.Struct, gc=False):
-    """Since the start. `answered` with 200; `failed`: settled with an error; `refused`: never admitted (by code)."""
+    """Since the start. `answered` with 200; `failed`: settled with an error; `refused`: never admitted (by code);
+    `displaced`: left for another backend, unrun, when this one was removed.
+    """
 
     admitted: int = 0
     dispatched: int = 0
@@ -46,6 +48,7 @@ class CallCounts(msgspec.Struct, gc=False):
     bounced: int = 0
     quarantined: int = 0
     cancelled: int = 0
+    displaced: int = 0
     answered: int = 0
     late_replies: int = 0
     failed: dict[str, int] = {}
