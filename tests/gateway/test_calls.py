@@ -31,6 +31,28 @@ def test_before_any_replica_is_ready_503_loading(rig):
     rig(test)
 
 
+@pytest.mark.parametrize(("warm_up_us", "refused"), [(5000, 0), (0, 56)])
+def test_a_burst_on_cold_replicas_waits_if_the_warm_up_was_measured(rig, warm_up_us, refused):
+    async def test(rig):
+        await rig.start(4, script=lambda _: Answer(after_s=0.005), warm_up_us=warm_up_us)
+        requests = [rig.send(timeout_ms=2000) for _ in range(64)]
+        statuses = [(await request.outcome()).status for request in requests]
+        assert (statuses.count(200), statuses.count(503)) == (64 - refused, refused)
+        await rig.quiet()
+
+    rig(test)
+
+
+def test_a_warm_up_that_was_slow_drops_nobody_who_waits(rig):
+    async def test(rig):
+        await rig.start(1, script=slow, warm_up_us=60_000_000)
+        requests = [rig.send(timeout_ms=1000) for _ in range(2)]
+        assert rig.send(timeout_ms=1000).code == "predicted_late"
+        assert [(await request.outcome()).status for request in requests] == [200, 200]
+
+    rig(test)
+
+
 def test_crash_loop_refuses_and_fails_those_that_wait(rig):
     async def test(rig):
         await rig.start(1, script=lambda _: Hang(), route={"expected_s": 0.01})

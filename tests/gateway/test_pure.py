@@ -1,8 +1,8 @@
 """The pure parts, by themselves: estimator, admission rules, queue, wheel, budget, quarantine, slots, routing, states."""
 
 import math
-import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +23,11 @@ from muleteer.gateway.call import MOVES, Call, CallState, Priority
 from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator, bucket_of, upper_edge_us
 from muleteer.gateway.quarantine import Quarantine
 from muleteer.gateway.queue import CallQueue
-from muleteer.gateway.routing import Routes, Traffic
+from muleteer.gateway.routing import Context, Routes
 from muleteer.gateway.slots import Slots
 from muleteer.gateway.wheel import DeadlineWheel
 from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
+from muleteer.spec.traffic import Affinity, Shadow
 
 # -- estimator
 
@@ -89,14 +90,27 @@ def test_rule_5_unmeasured_one_per_slot():
     assert ask(estimate=None, queued=4).code == "queue_full"
 
 
-def test_an_estimate_needs_samples_or_a_declaration():
+def test_an_estimate_needs_samples_a_declaration_or_a_warm_up():
     services = ServiceEstimator()
     for _ in range(SAMPLES_MIN - 1):
         services.add(0.5)
     assert admission.estimate_of(services, None) is None
-    assert admission.estimate_of(services, 0.3) == Estimate(0.3, 0.3)
+    assert admission.estimate_of(services, None, 0.1) == Estimate(0.1, 0.0, guessed=True)
+    assert admission.estimate_of(services, 0.3, 0.1) == Estimate(0.3, 0.3)
     services.add(0.5)
-    assert admission.estimate_of(services, 0.3).mean_s == pytest.approx(0.5)
+    measured = admission.estimate_of(services, 0.3, 0.1)
+    assert measured.mean_s == pytest.approx(0.5) and measured.p99_s > 0.5 and not measured.guessed
+
+
+def test_rule_5_a_warm_up_lets_wait_and_a_slow_one_takes_no_place():
+    quick = Estimate(0.1, 0.0, guessed=True)
+    assert ask(estimate=quick, queued=39, remaining_s=1.0 + 1e-9) is None
+    assert type(ask(estimate=quick, queued=40)) is PredictedLate
+    slow = Estimate(60.0, 0.0, guessed=True)
+    assert ask(estimate=slow, queued=3) is None, "as without one"
+    assert type(ask(estimate=slow, queued=4)) is PredictedLate
+    assert admission.queue_bound(4, slow, 1.0) == 4
+    assert admission.queue_bound(4, quick, 1.0) == 40
 
 
 @pytest.mark.parametrize(
@@ -330,26 +344,60 @@ def test_equals_take_turns():
 # -- routing
 
 
-def test_traffic_follows_the_weights():
-    chance = random.Random(7)
-    traffic = Traffic({"a": 90, "none": 0, "b": 10})
-    assert traffic.backends == ("a", "b")
-    chosen = [traffic.choose(chance.random) for _ in range(10_000)]
-    assert 850 < chosen.count("b") < 1150 and set(chosen) == {"a", "b"}
-    assert traffic.choose(lambda: 0.0) == "a"
-    assert traffic.choose(lambda: math.nextafter(1.0, 0.0)) == "b"
-    assert traffic.choose(lambda: 1.0) == "b", "even a rounding error finds somebody"
+def routes_of(*endpoints, backends=("m",), before=None, key="a2V5"):
+    context = Context(lambda route, counts: None)
+    return Routes(Snapshot(3, endpoints, tuple(BackendRoute(name=name) for name in backends), key), context, before)
 
 
-@pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": -1.0, "b": 2.0}, {"a": math.inf}, {"a": math.nan}])
+def endpoint_of(name="e", route="/a", **options):
+    return EndpointRoute(**{"name": name, "route": route, "traffic": {"m": 1.0}, **options})
+
+
+@pytest.mark.parametrize("weights", [{}, {"m": 0.0}, {"m": -1.0, "n": 2.0}, {"m": math.inf}, {"m": math.nan}])
 def test_weights_that_make_no_sense(weights):
-    with pytest.raises(SpecError):
-        Traffic(weights)
+    with pytest.raises(SpecError, match="finite weights"):
+        routes_of(endpoint_of(traffic=weights), backends=("m", "n"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ([endpoint_of(traffic={"x": 1.0})], r"unknown backends: \['x'\]"),
+        ([endpoint_of(shadow=Shadow(backend="x", percent=1))], r"unknown backends: \['x'\]"),
+        ([endpoint_of(), endpoint_of("f")], "/a of endpoint 'f' is taken"),
+        ([endpoint_of(), endpoint_of(route="/b")], "two endpoints are called 'e'"),
+        ([endpoint_of(route="/readyz")], "taken"),
+    ],
+)
+def test_a_snapshot_that_contradicts_itself(wrong, words):
+    with pytest.raises(SpecError, match=words):
+        routes_of(*wrong)
+
+
+def test_cookies_need_a_key():
+    issues = endpoint_of(affinity=Affinity(source="cookie", name="sid"))
+    with pytest.raises(SpecError, match="no key"):
+        routes_of(issues, key="")
+    with pytest.raises(SpecError, match="base64"):
+        routes_of(issues, key="?")
+    routes_of(issues)
+
+
+def test_what_stays_the_same_is_taken_over():
+    same, other, gone = endpoint_of(), endpoint_of("f", "/f"), endpoint_of("g", "/g")
+    before = routes_of(same, other, gone)
+    after = routes_of(endpoint_of(), msgspec.structs.replace(other, route="/f2"), before=before)
+    assert after.find("POST", "/a") is before.find("POST", "/a")
+    assert after.find("POST", "/f2") is not before.find("POST", "/f")
+    assert after.find("POST", "/f2").counts is before.find("POST", "/f").counts
+    assert routes_of(gone, before=after).find("POST", "/g").counts is not before.find("POST", "/g").counts
+    with_key = routes_of(same, before=before, key="b3RoZXI=")
+    assert with_key.find("POST", "/a") is not before.find("POST", "/a"), "its cookies are signed otherwise"
 
 
 def test_routes_are_exact():
-    endpoint = EndpointRoute(name="e", route="/a", traffic={"m": 1.0}, methods=("PUT", "POST"))
-    routes = Routes(Snapshot(3, (endpoint,), (BackendRoute(name="m"),)))
+    endpoint = endpoint_of(methods=("PUT", "POST"))
+    routes = routes_of(endpoint)
     assert routes.find("POST", "/a").route is endpoint
     for path in ("/", "/a/", "/A", "/a/b", ""):
         with pytest.raises(NotFound):

@@ -22,7 +22,9 @@ from muleteer.gateway.dispatch import Dispatcher
 from muleteer.gateway.exchange import Head
 from muleteer.gateway.http.respond import render_error
 from muleteer.gateway.link import Link
+from muleteer.gateway.origin import Origin
 from muleteer.gateway.shared import Shared
+from muleteer.gateway.versions import Version
 from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
 from muleteer.testing.clock import FakeClock
 from muleteer.wire.connection import Connection, Role, State
@@ -46,6 +48,7 @@ class World:
         self.dispatcher = Dispatcher(route, self.shared, Replica.make(self))
         self.dispatcher.update(route)
         self.hangs_due_s = 0.0
+        self.version = Version()
         self.tick()
 
     def at(self, when_s, what):
@@ -219,7 +222,8 @@ class Request:
         )
         self.call = None
         try:
-            self.call = world.dispatcher.begin(self.head, deadline_s=self.due_s, priority=priority, body_max=1)
+            origin = Origin(world.version)
+            self.call = world.dispatcher.begin(self.head, origin, deadline_s=self.due_s, priority=priority, body_max=1)
         except RequestError as error:
             self.respond(render_error(error, "r"))
             return
@@ -351,6 +355,7 @@ class AnyOrder(RuleBasedStateMachine):
             unavailable="loading",
         )
         self.was_idempotent = idempotent
+        self.copies = []
         self.world = World(self.route, lambda: self.chance.choice([0.001, 0.02, 0.2]))
         self.world.run(0.2)
 
@@ -365,6 +370,27 @@ class AnyOrder(RuleBasedStateMachine):
     def send(self, count, timeout_s, **request):
         for _ in range(count):
             self.world.send(timeout_s, **request)
+
+    @rule(timeout_s=st.sampled_from([0.05, 2.0]), has_traffic=st.booleans(), body=st.sampled_from([b"copy", b"same"]))
+    def copy(self, timeout_s, has_traffic, body):
+        dispatcher, outcomes = self.world.dispatcher, []
+        dispatcher.gate.has_traffic = has_traffic
+        head = Head(
+            method="POST",
+            path="/",
+            query=b"",
+            headers={},
+            content_length=None,
+            request_id="r",
+            client="shadow",
+            received_s=self.world.clock.now(),
+            respond=outcomes.append,
+        )
+        queued = len(dispatcher.gate.queue)
+        if dispatcher.start_copy(head, body, self.world.clock.now() + timeout_s, Origin(Version())):
+            self.copies.append(outcomes)
+            assert not queued, "requests go first"
+            assert not has_traffic or dispatcher.gate.capacity.slots.next() is not None, "a slot is kept for them"
 
     @rule(seconds=st.sampled_from([0.0, 1e-5, 0.001, 0.02, 0.3]))
     def wait(self, seconds):
@@ -428,6 +454,13 @@ class AnyOrder(RuleBasedStateMachine):
         assert counts.answered == answered[True]
         assert sum(counts.failed.values()) + sum(counts.refused.values()) == answered[False]
         assert counts.cancelled == sum(each.gone for each in world.requests)
+        outcomes = world.version.statistics().outcomes
+        assert sum(outcomes.values()) == len(world.requests)
+        assert (outcomes["ok"], outcomes.get("client_gone", 0)) == (counts.answered, counts.cancelled)
+        assert all(len(outcomes) == 1 for outcomes in self.copies)
+        copies = statistics.copies
+        assert copies.admitted == len(self.copies) == copies.answered + sum(copies.failed.values())
+        assert copies.re_executed == copies.cancelled == 0
 
 
 AnyOrder.TestCase.settings = settings(

@@ -51,7 +51,9 @@ def entered(path):
 def test_ready_and_call(start):
     replica = start(ECHO)
     link = Link(replica.address)
-    assert link.greet() == {"backend": "m", "replica": "m-0", "pid": replica.pid, "concurrency": 1}
+    told = link.greet()
+    assert 0 <= told.pop("warm_up_us") < 1_000_000
+    assert told == {"backend": "m", "replica": "m-0", "pid": replica.pid, "concurrency": 1}
     assert link.ask({"text": "ab", "times": 2}) == ("abab", None)
     assert link.ask("bare") == ("bare", None)
     stages = [message["stage"] for message in replica.messages if message["type"] == "stage"]
@@ -62,6 +64,23 @@ def test_ready_and_call(start):
     assert info["load_s"] > 0
     assert info["rss_bytes"] > 1_000_000
     link.close()
+
+
+def told_by(replica):
+    link = Link(replica.address)
+    told = link.greet()
+    link.close()
+    return told
+
+
+@pytest.mark.parametrize("define", ["def", "async def"])
+def test_ready_tells_what_the_example_took(start, define):
+    source = f"import time\nclass Model:\n example = 0\n {define} predict(self, n: int): time.sleep(0.03)"
+    assert 30_000 <= told_by(start(source))["warm_up_us"] < 1_000_000
+
+
+def test_without_an_example_nothing_is_told(start):
+    assert told_by(start("class Model:\n def predict(self, n: int): pass"))["warm_up_us"] == 0
 
 
 def test_title(start):

@@ -10,7 +10,7 @@ from muleteer.replica.session import Ready, Session
 from muleteer.wire.connection import Connection, Role
 from muleteer.wire.frames import FrameType, join_payload, split_payload
 
-READY = Ready("lr:v1", "lr:v1-0", 42, 1)
+READY = Ready("lr:v1", "lr:v1-0", 42, 1, 730)
 
 
 class Pair:
@@ -60,7 +60,8 @@ def link(request):
     pair.send(FrameType.HELLO, payload=b'{"protocol":1,"gateway":"gateway-0"}')
     pair.deliver()
     (ready,) = pair.frames()
-    assert json.loads(ready.payload) == {"backend": "lr:v1", "replica": "lr:v1-0", "pid": 42, "concurrency": 1}
+    told = {"backend": "lr:v1", "replica": "lr:v1-0", "pid": 42, "concurrency": 1, "warm_up_us": 730}
+    assert json.loads(ready.payload) == told
     return pair
 
 

@@ -68,7 +68,10 @@ CALLS_QUEUED_MAX = _integer(
 )
 QUEUED_BYTES_MAX = _integer("queued_bytes_max", 512 * 1024 * 1024, "bytes", "bodies that may wait in one gateway")
 SAMPLES_MIN = _integer(
-    "samples_min", 50, "calls", "a p99 of fewer services is noise; until then one waiting call per slot"
+    "samples_min",
+    50,
+    "calls",
+    "a p99 of fewer services is noise; until then `expected`, the warm-up, or one call per slot",
 )
 SERVICE_WINDOW = _integer("service_window", 1000, "calls", "recent services whose p99 is used: ten beyond the quantile")
 CLIENT_SHARE = _integer(
@@ -84,7 +87,18 @@ ROLLOUT_TICK_S = _seconds("rollout_tick_s", 1.0, "how often an active rollout is
 STATE_BUSY_S = _seconds("state_busy_s", 5.0, "wait for another process that writes the state")
 
 # affinity and shadow
-SESSIONS_MAX = _integer("sessions_max", 50_000, "sessions", "remembered per endpoint to say `moved`; about 8 MB")
+SESSIONS_MAX = _integer("sessions_max", 100_000, "sessions", "remembered in one gateway to say `moved`; about 15 MB")
+COMPARE_BYTES_MAX = _integer(
+    "compare_bytes_max", 16 * 1024, "bytes", "of two unlike answers together: about 1 ms of the gateway's time"
+)
+COMPARE_SHARE = _integer("compare_share_percent", 1, "% of time", "what comparing answers may take from requests")
+SHADOW_CALLS_MAX = _integer("shadow_calls_max", 256, "calls", "copies in flight in one gateway; more are dropped")
+SHADOW_BYTES_MAX = _integer(
+    "shadow_bytes_max", 16 * 1024 * 1024, "bytes", "requests and answers held for copies in flight in one gateway"
+)
+SHADOW_RESERVE = _integer(
+    "shadow_reserve", 4, "1/share", "of a backend with traffic of its own, copies leave a quarter of the slots free"
+)
 COMPARE_NODES_MAX = _integer(
     "compare_nodes_max", 100_000, "values", "of two answers compared; bounds the time a shadow may take from others"
 )

@@ -4,19 +4,14 @@ checks it all before anything starts. Must not know processes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from muleteer.base.errors import SpecError, TargetError, UsageError, UsageErrors
 from muleteer.spec.names import check_name
+from muleteer.spec.routes import check_route
 from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
 from muleteer.spec.targets import check_target
-
-RESERVED = ("/livez", "/readyz")
-"""Routes that the gateway answers itself."""
-
-_ROUTE = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+|/")
 
 
 def pair(targets: Sequence[str], given: Sequence[str], flag: str) -> list[str] | None:
@@ -28,19 +23,6 @@ def pair(targets: Sequence[str], given: Sequence[str], flag: str) -> list[str] |
             f"{len(given)} {flag} for {len(targets)} targets: give one for each, in the order of the targets, or none"
         )
     return list(given)
-
-
-def check_route(route: str) -> str:
-    """`route`, if requests can be sent to it. Raises SpecError."""
-    if not route.startswith("/"):
-        raise SpecError(f"--route {route!r} must start with a slash: /{route}")
-    if not _ROUTE.fullmatch(route) or any(part in (".", "..") for part in route.split("/")):
-        raise SpecError(
-            f"--route {route!r} is not a path: letters, digits and -._~ between single slashes, none at the end"
-        )
-    if route in RESERVED:
-        raise SpecError(f"--route {route} is taken: the gateway answers it itself")
-    return route
 
 
 def declare(
@@ -131,7 +113,7 @@ def _problems_of(names: Sequence[str], routes: Sequence[str]) -> list[UsageError
         try:
             check_route(route)
         except SpecError as error:
-            problems.append(error)
+            problems.append(SpecError(f"--route {error}"))
     problems += [SpecError(f"two targets are called {name}: tell them apart with --name") for name in _twice(names)]
     problems += [SpecError(f"two targets have the route {route}: each needs its own") for route in _twice(routes)]
     return problems

@@ -26,17 +26,26 @@ Uniform = Callable[[], float]
 
 
 class Estimate(NamedTuple):
-    """S and p99 in seconds."""
+    """S and p99 in seconds. `guessed` from a single call: it lets wait, and keeps nobody out of one place per slot."""
 
     mean_s: float
     p99_s: float
+    guessed: bool = False
 
 
-def estimate_of(services: ServiceEstimator, expected_s: float | None) -> Estimate | None:
-    """What is measured; before `SAMPLES_MIN` calls what is declared; None where neither is known."""
+def estimate_of(
+    services: ServiceEstimator, expected_s: float | None, warm_up_s: float | None = None
+) -> Estimate | None:
+    """What is measured; before `SAMPLES_MIN` calls what is declared, else what the warm-up took; None where nothing is
+    known.
+
+    A first call says roughly what a call takes, and is often the slowest of all: so it is no p99.
+    """
     if services.samples >= SAMPLES_MIN:
         return Estimate(services.mean_s, services.p99_s)
-    return None if expected_s is None else Estimate(expected_s, expected_s)
+    if expected_s is not None:
+        return Estimate(expected_s, expected_s)
+    return None if warm_up_s is None else Estimate(warm_up_s, 0.0, guessed=True)
 
 
 def predicted_s(queued: int, slots: int, estimate: Estimate) -> float:
@@ -61,7 +70,7 @@ def refusal(
             )
     else:
         late_s = predicted_s(queued, slots, estimate) - remaining_s
-        if late_s > 0:
+        if late_s > 0 and not (estimate.guessed and queued < slots):
             return PredictedLate(
                 f"the answer would come {late_s:.1f} s after the deadline: {queued} calls wait for {slots} slots",
                 retry_after_s=retry_after_s(late_s, uniform()),
@@ -96,7 +105,8 @@ def queue_bound(slots: int, estimate: Estimate | None, deadline_s: float) -> int
     room_s = deadline_s - estimate.p99_s
     if estimate.mean_s <= 0:
         return CALLS_QUEUED_MAX if room_s >= 0 else 0
-    return max(0, min(CALLS_QUEUED_MAX, math.floor(room_s * slots / estimate.mean_s)))
+    least = slots if estimate.guessed else 0
+    return min(CALLS_QUEUED_MAX, max(least, math.floor(room_s * slots / estimate.mean_s)))
 
 
 def client_share(slots: int, bound: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
+from collections.abc import Callable
 
 import msgspec
 
@@ -14,13 +16,20 @@ from muleteer.gateway.call import PRIORITIES, Priority
 from muleteer.gateway.dial import Dialer
 from muleteer.gateway.dispatch import Dispatcher
 from muleteer.gateway.exchange import Exchange, Head, Response
+from muleteer.gateway.fleet import Dialing
 from muleteer.gateway.http.media import check_json_content_type
 from muleteer.gateway.http.respond import render_error
 from muleteer.gateway.link import Link
-from muleteer.gateway.routing import Routes
+from muleteer.gateway.origin import Origin
+from muleteer.gateway.reception import Reception
+from muleteer.gateway.routing import Context, Routes
+from muleteer.gateway.shadow import EndpointMirror, Shadows
 from muleteer.gateway.shared import Abort, Shared
 from muleteer.gateway.statistics import GatewayStatistics
-from muleteer.spec.snapshot import EMPTY, ReplicaAddress, Snapshot
+from muleteer.spec.snapshot import EMPTY, BackendRoute, ReplicaAddress, Snapshot
+
+NewDialer = Callable[[ReplicaAddress, Callable[[str], Link]], Dialing]
+"""Makes what keeps a link to one address; the second argument makes a link, given the replica's id."""
 
 _encode = msgspec.json.Encoder().encode
 _uniform = random.random
@@ -51,37 +60,60 @@ class Application:
         payload_max: the largest frame accepted from a replica, in bytes: bounds the memory of an answer.
         abort: called with replica, pid and reason when a replica must be killed.
         debug: show the model's traceback to the client.
-        clock: for tests.
+        clock, new_dialer: for tests and measurements.
     """
 
     def __init__(
-        self, *, name: str, payload_max: int, abort: Abort, debug: bool = False, clock: Clock | None = None
+        self,
+        *,
+        name: str,
+        payload_max: int,
+        abort: Abort,
+        debug: bool = False,
+        clock: Clock | None = None,
+        new_dialer: NewDialer = Dialer,
     ) -> None:
         self.name = name
         self.draining = False
         self._payload_max = payload_max
         self._clock = clock or MonotonicClock()
+        self._new_dialer = new_dialer
+        self._epoch = secrets.token_hex(8)
         self._shared = Shared(clock=self._clock, abort=abort, render=render_error, debug=debug)
-        self._routes = Routes(EMPTY)
+        self._shadows = Shadows(clock=self._clock, start=self._start_copy, soon=_soon, uniform=_uniform)
+        self._context = Context(lambda route, counts: EndpointMirror(route, counts, self._shadows))
+        self._routes = Routes(EMPTY, self._context)
+        self._traffic: set[str] = set()
+        self._backends: dict[str, BackendRoute] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
         self._retired: list[Dispatcher] = []
+        self._reception = Reception(self._shared, self._place)
         self._timer: asyncio.TimerHandle | None = None
         self._hangs_due_s = 0.0
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Follow `snapshot`, wholly or not at all. Raises SpecError if it contradicts itself; the old one stays."""
-        routes = Routes(snapshot)
-        wanted = {backend.name: backend for backend in snapshot.backends}
-        self._routes = routes
-        for name in [name for name in self._dispatchers if name not in wanted]:
+        """Follow `snapshot`, wholly or not at all. Raises SpecError if it contradicts itself; the old one stays.
+
+        What stays the same costs a comparison, and a backend without replicas a row: its dispatcher is made when it
+        gets a replica or a request.
+        """
+        self._routes = routes = Routes(snapshot, self._context, self._routes)
+        self._traffic = routes.backends_with_traffic()
+        for endpoint in routes.endpoints:
+            endpoint.counts.keep(routes.backends)
+        before, self._backends = self._backends, {backend.name: backend for backend in snapshot.backends}
+        for name in [name for name in self._dispatchers if name not in self._backends]:
             dispatcher = self._dispatchers.pop(name)
             self._retired.append(dispatcher)
             dispatcher.retire()
-        for name, backend in wanted.items():
+        for name, backend in self._backends.items():
             known = self._dispatchers.get(name)
-            if known is None:
-                known = self._dispatchers[name] = Dispatcher(backend, self._shared, self._new_dialer)
-            known.update(backend)
+            if known is not None:
+                known.gate.has_traffic = name in self._traffic
+                if backend != before.get(name):
+                    known.update(backend)
+            elif backend.replicas:
+                self._dispatcher(name)
 
     def begin(self, head: Head) -> Exchange:
         """Route and admit. Raises RequestError to refuse before the body is read."""
@@ -89,37 +121,44 @@ class Application:
             return self._probe(head)
         endpoint = self._routes.find(head.method, head.path)
         check_json_content_type(head)
-        route = endpoint.route
+        route, split, headers = endpoint.route, endpoint.split, head.headers
         if head.content_length is not None and head.content_length > route.max_body:
             raise BodyTooLarge(f"the body has {head.content_length} bytes, at most {route.max_body} are taken")
-        headers = head.headers
-        call = self._dispatchers[endpoint.traffic.choose(_uniform)].begin(
-            head,
-            deadline_s=head.received_s + timeout_of(headers.get("x-request-timeout-ms"), route.timeout_s),
-            priority=priority_of(headers.get("x-priority")),
-            body_max=route.max_body,
-        )
+        deadline_s = head.received_s + timeout_of(headers.get("x-request-timeout-ms"), route.timeout_s)
+        priority = priority_of(headers.get("x-priority"))
+        if split.needs_body and split.wished(headers) is None:
+            candidates = map(self._dispatcher, split.backends)
+            call = self._reception.begin(
+                head, candidates, deadline_s=deadline_s, priority=priority, body_max=route.max_body
+            )
+        else:
+            choice = split.choose(headers, _uniform)
+            call = self._dispatcher(choice.backend).begin(
+                head, endpoint.origin(choice), deadline_s=deadline_s, priority=priority, body_max=route.max_body
+            )
         if self._timer is None:
             self._tick()
         return call
 
     def not_ready(self) -> dict[str, str]:
-        """Why `/readyz` says 503: backend → reason, for every one with traffic; and this gateway itself if stopping."""
+        """Why `/readyz` says 503: backend → reason, of endpoints that no backend can serve; and this gateway itself if
+        stopping. One version of several that is away is no reason: the others would be taken away as well.
+        """
         reasons = {}
         if self.draining:
             reasons[self.name] = "draining"
         elif not self._routes.revision:
             reasons[self.name] = "no routes yet"
-        for name in self._routes.backends_with_traffic():
-            reason = self._dispatchers[name].unready_reason
-            if reason is not None:
-                reasons[name] = reason
+        for endpoint in self._routes.endpoints:
+            away = {name: reason for name in endpoint.split.backends if (reason := self._unready_reason(name))}
+            if len(away) == len(endpoint.split.backends):
+                reasons |= away
         return reasons
 
     @property
     def quiet(self) -> bool:
         """Whether no call is open and no slot is taken."""
-        return all(dispatcher.quiet for dispatcher in self._all())
+        return not self._reception.reading and all(dispatcher.quiet for dispatcher in self._all())
 
     async def close(self) -> None:
         """Close every link. Calls that are still open fail."""
@@ -134,11 +173,47 @@ class Application:
         """A frozen snapshot."""
         return GatewayStatistics(
             name=self.name,
+            epoch=self._epoch,
             revision=self._routes.revision,
             draining=self.draining,
             waiting_bytes=self._shared.waiting_bytes,
+            reading=self._reception.reading,
+            sessions=self._context.sessions.statistics(),
             backends={name: dispatcher.statistics() for name, dispatcher in self._dispatchers.items()},
+            endpoints={
+                endpoint.route.name: counted
+                for endpoint in self._routes.endpoints
+                if (counted := endpoint.counts.statistics()) is not None
+            },
         )
+
+    def _dispatcher(self, name: str) -> Dispatcher:
+        """That of a backend in the snapshot."""
+        found = self._dispatchers.get(name)
+        if found is None:
+            route = self._backends[name]
+            found = self._dispatchers[name] = Dispatcher(route, self._shared, self._dialer)
+            found.gate.has_traffic = name in self._traffic
+            found.update(route)
+        return found
+
+    def _unready_reason(self, name: str) -> str | None:
+        known = self._dispatchers.get(name)
+        return self._backends[name].unavailable if known is None else known.unready_reason
+
+    def _place(self, head: Head, body: bytes) -> tuple[Dispatcher, Origin]:
+        """Of a call whose body is in, by the traffic as it is now. Raises NotFound if its endpoint is gone."""
+        endpoint = self._routes.find(head.method, head.path)
+        choice = endpoint.split.choose(head.headers, _uniform, body)
+        return self._dispatcher(choice.backend), endpoint.origin(choice)
+
+    def _start_copy(self, backend: str, head: Head, body: bytes, seconds: float, origin: Origin) -> bool:
+        dispatcher = self._dispatchers.get(backend)
+        if dispatcher is None or not dispatcher.start_copy(head, body, self._shared.now() + seconds, origin):
+            return False
+        if self._timer is None:
+            self._tick()
+        return True
 
     def _all(self) -> list[Dispatcher]:
         return [*self._dispatchers.values(), *self._retired]
@@ -150,7 +225,7 @@ class Application:
         state = {"status": "ok"} if not reasons else {"status": "unavailable", "reasons": reasons}
         return Probe(head, Response(503 if reasons else 200, _encode(state)))
 
-    def _new_dialer(self, address: ReplicaAddress, dispatcher: Dispatcher) -> Dialer:
+    def _dialer(self, address: ReplicaAddress, dispatcher: Dispatcher) -> Dialing:
         backend = dispatcher.gate.route.name
 
         def new_link(replica: str) -> Link:
@@ -163,7 +238,7 @@ class Application:
                 clock=self._clock,
             )
 
-        return Dialer(address, new_link)
+        return self._new_dialer(address, new_link)
 
     def _tick(self) -> None:
         """One timer for all deadlines. It runs only while there is something to watch."""
@@ -177,6 +252,10 @@ class Application:
                 dispatcher.abort_hung(now)
         idle = not self._shared.wheel and self.quiet
         self._timer = None if idle else asyncio.get_running_loop().call_later(DEADLINE_TICK_S, self._tick)
+
+
+def _soon(callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(callback)
 
 
 def timeout_of(header: str | None, default_s: float) -> float:

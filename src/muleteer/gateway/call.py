@@ -6,6 +6,8 @@ from enum import IntEnum
 from typing import Final, Protocol
 
 from muleteer.gateway.exchange import Head
+from muleteer.gateway.origin import Origin
+from muleteer.gateway.statistics import CallCounts
 
 
 class CallState(IntEnum):
@@ -39,7 +41,10 @@ PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 class CallLink(Protocol):
-    """Where a call runs."""
+    """Where a call runs: one life of a replica."""
+
+    replica: str
+    pid: int
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for the answer any more."""
@@ -71,21 +76,30 @@ class Call:
         attempts: times it was sent to a replica that may have run it.
         bounces: times a replica gave it back unrun.
         retried: it holds a place of the retry budget.
+        origin: where it comes from; set when its backend is known.
+        counts: of its backend; those of requests, or those of copies.
+        copy: nobody waits for it: it is never queued and never run again.
         link, link_id: where it runs, while RUNNING.
         dispatched_s: when it was last sent.
         started_s: when the replica can have begun it, `inf` while it was only sent ahead.
     """
+
+    origin: Origin
+    counts: CallCounts
 
     __slots__ = (
         "attempts",
         "body",
         "body_max",
         "bounces",
+        "copy",
+        "counts",
         "deadline_s",
         "dispatched_s",
         "head",
         "link",
         "link_id",
+        "origin",
         "owner",
         "priority",
         "retried",
@@ -109,6 +123,7 @@ class Call:
         self.attempts = 0
         self.bounces = 0
         self.retried = False
+        self.copy = False
         self.link: CallLink | None = None
         self.link_id = 0
         self.dispatched_s = 0.0

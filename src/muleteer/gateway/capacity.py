@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from muleteer.base.limits import CREDIT_MAX, CREDIT_SERVICE_S_MAX, SAMPLES_MIN
 from muleteer.gateway.admission import Estimate, estimate_of, queue_bound
 from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator
@@ -25,10 +27,13 @@ class Capacity:
         self._measured: Estimate | None = None  # kept between two services: it is asked for several times
         self._model_mean_s = 0.0
         self._last_slots = 1
+        self._warm_up_s: float | None = None
 
     def add(self, link: Link) -> None:
         """A replica is ready."""
         self.slots.add(link)
+        if link.warm_up_us:  # of several the quickest: replicas that load together slow one another down
+            self._warm_up_s = min(link.warm_up_us / 1e6, self._warm_up_s or math.inf)
         self._last_slots = self.slots.total
 
     def remove(self, link: Link) -> None:
@@ -51,10 +56,10 @@ class Capacity:
         return self.slots.total or self._last_slots
 
     def estimate(self, route: BackendRoute) -> Estimate | None:
-        """S and p99, measured or declared."""
+        """S and p99: measured, declared, or guessed from the warm-up."""
         if self._measured is not None:
             return self._measured
-        estimate = estimate_of(self._services, route.expected_s)
+        estimate = estimate_of(self._services, route.expected_s, self._warm_up_s)
         if self._services.samples >= SAMPLES_MIN:
             self._measured = estimate
         return estimate

@@ -7,7 +7,6 @@ request may bring the next one of its connection before the answer returns, so s
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import msgspec
@@ -30,9 +29,11 @@ from muleteer.gateway.exchange import Head, Response
 from muleteer.gateway.fleet import Dialing, Fleet
 from muleteer.gateway.gate import Gate
 from muleteer.gateway.link import SENT_AHEAD, UNRUN, ErrorPayload, Link
+from muleteer.gateway.origin import Origin
 from muleteer.gateway.quarantine import Quarantine
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.statistics import BackendStatistics, CallCounts, QueueStatistics
+from muleteer.gateway.versions import GONE
 from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
 from muleteer.telemetry.log import log
 
@@ -60,7 +61,9 @@ class Dispatcher:
         self._budget = RetryBudget()
         self._quarantine = Quarantine()
         self._counts = CallCounts()
+        self._copy_counts = CallCounts()
         self._open_calls = 0
+        self._copies = 0
         self._reading = 0
         self._headers = [
             f"muleteer-backend: {route.name}\r\nmuleteer-attempts: {attempts}\r\n".encode()
@@ -84,7 +87,7 @@ class Dispatcher:
     @property
     def quiet(self) -> bool:
         """Whether no call is open and no slot is taken."""
-        return not self._open_calls and not any(link.in_flight for link in self.fleet.links)
+        return not (self._open_calls or self._copies) and not any(link.in_flight for link in self.fleet.links)
 
     @property
     def unready_reason(self) -> str | None:
@@ -95,22 +98,59 @@ class Dispatcher:
 
     # -- a request arrives
 
-    def begin(self, head: Head, *, deadline_s: float, priority: Priority, body_max: int) -> Call:
+    def obstacle(self, head: Head, priority: Priority, deadline_s: float) -> RequestError | None:
+        """Why a request may not come in before its body is read; None if it may."""
+        return self.gate.enter(head.client, priority, deadline_s - self._shared.now(), head.content_length or 0)
+
+    def begin(self, head: Head, origin: Origin, *, deadline_s: float, priority: Priority, body_max: int) -> Call:
         """Admit before the body is read. Raises RequestError, counted as refused."""
-        size = head.content_length or 0
-        error = self.gate.enter(head.client, priority, deadline_s - self._shared.now(), size)
+        error = self.obstacle(head, priority, deadline_s)
         if error is not None:
             self._counts.refused[error.code] = self._counts.refused.get(error.code, 0) + 1
+            origin.version.ended(error.code)
             raise error
+        size = head.content_length or 0
         call = Call(self, head, deadline_s=deadline_s, priority=priority, body_max=body_max, size=size)
+        self._enter(call, origin)
+        return call
+
+    def adopt(self, call: Call, origin: Origin, body: bytes) -> None:
+        """A call that was admitted for the endpoint as a whole is this backend's: its body says so."""
+        share = self.gate.share(call.head.client)
+        call.owner = self
+        self._enter(call, origin)
+        if share is None:
+            self.submit(call, body)
+        else:
+            self._fail(call, share)
+
+    def start_copy(self, head: Head, body: bytes, deadline_s: float, origin: Origin) -> bool:
+        """Run a copy of a call if a slot can be spared for it. Whether it runs: it is never queued or run again."""
+        link = self.gate.spare()
+        now = self._shared.now()
+        if link is None or self._quarantine.is_poison(body, now):
+            return False
+        call = Call(self, head, deadline_s=deadline_s, priority=Priority.SHEDDABLE, body_max=0, size=len(body))
+        call.origin = origin
+        call.counts = self._copy_counts
+        call.copy = True
+        call.body = body
+        self._copies += 1
+        self._copy_counts.admitted += 1
         self._shared.wheel.add(call)
-        self._shared.waiting_bytes += size
-        held = self.gate.held
-        held[head.client] = held.get(head.client, 0) + 1
+        self._start(link, call, now)
+        return True
+
+    def _enter(self, call: Call, origin: Origin) -> None:
+        call.origin = origin
+        call.counts = self._counts
+        self._shared.wheel.add(call)
+        self._shared.waiting_bytes += call.size
+        held, client = self.gate.held, call.head.client
+        held[client] = held.get(client, 0) + 1
         self._reading += 1
         self._open_calls += 1
         self._counts.admitted += 1
-        return call
 
     def submit(self, call: Call, body: bytes) -> None:
         """The body is in: start at once, or wait."""
@@ -126,7 +166,7 @@ class Dispatcher:
         call.size = len(body)
         link = None if self._queue else self._slots.next()
         if link is not None:
-            self._start(link, call, now)
+            self._start(self._own_link(call, link), call, now)
             return
         self._wait(call)
         while (shed := self.gate.too_late_below(call.priority, now)) is not None:
@@ -140,10 +180,20 @@ class Dispatcher:
 
     # -- places of a call
 
+    def _own_link(self, call: Call, link: Link) -> Link:
+        """`link`, or rather the one that the call's session keeps to, if that has room as well. A busy one is not
+        waited for: a slot that idles while calls wait would cost everybody, and a move costs one session.
+        """
+        session = call.origin.session
+        if session is None or not session.replica:
+            return link
+        own = session.preferred(self._slots)
+        return own if own is not None and self._slots.has_room(own) else link
+
     def _start(self, link: Link, call: Call, now: float) -> None:
         call.move(RUNNING)
         call.attempts += 1
-        self._counts.dispatched += 1
+        call.counts.dispatched += 1
         link.start(call, now)
         self._slots.moved(link)
 
@@ -171,7 +221,7 @@ class Dispatcher:
                 self._fail(call, poison)
             else:
                 self._leave_place(call)
-                self._start(link, call, now)
+                self._start(self._own_link(call, link), call, now)
 
     def _fail_queue_if_unavailable(self) -> None:
         error = self.gate.unavailable()
@@ -197,7 +247,7 @@ class Dispatcher:
         if call.state is RUNNING:
             assert call.link is not None
             call.link.cancel(call)
-        self._counts.cancelled += 1
+        call.counts.cancelled += 1
         self._settle(call, None)
 
     def _expire_waiting(self, call: Call) -> None:
@@ -207,9 +257,10 @@ class Dispatcher:
             self._fail(call, ExpiredInQueue("no replica was free in time to answer before the deadline"))
 
     def _fail(self, call: Call, error: RequestError) -> None:
-        self._counts.failed[error.code] = self._counts.failed.get(error.code, 0) + 1
+        failed = call.counts.failed
+        failed[error.code] = failed.get(error.code, 0) + 1
         plain = self._shared.render(error, call.head.request_id)
-        headers = plain.headers + self._headers[call.attempts]
+        headers = plain.headers + self._header_lines(call)
         self._settle(call, Response(plain.status, plain.body, headers, plain.content_type, plain.code))
 
     def _settle(self, call: Call, response: Response | None) -> None:
@@ -217,16 +268,32 @@ class Dispatcher:
         self._leave_place(call)
         call.move(SETTLED)
         self._shared.wheel.discard(call)
-        self._open_calls -= 1
-        client, held = call.head.client, self.gate.held
-        held[client] -= 1
-        if not held[client]:
-            del held[client]
+        head, origin = call.head, call.origin
+        if call.copy:
+            self._copies -= 1
+        else:
+            self._open_calls -= 1
+            client, held = head.client, self.gate.held
+            held[client] -= 1
+            if not held[client]:
+                del held[client]
         if call.retried:
             self._budget.give_back()
-        call.body = b""
-        if response is not None:
-            call.head.respond(response)
+        body, call.body = call.body, b""
+        if response is None:
+            origin.version.ended(GONE)
+            return
+        if response.code:
+            origin.version.ended(response.code)
+        else:
+            origin.version.ok(self._shared.now() - head.received_s)
+        head.respond(response)
+        if origin.mirror is not None:
+            origin.mirror.offer(head, body, response)
+
+    def _header_lines(self, call: Call) -> bytes:
+        lines, session = self._headers[call.attempts], call.origin.session
+        return lines if session is None else lines + session.lines(call.link if call.attempts else None)
 
     # -- a link tells
 
@@ -248,11 +315,11 @@ class Dispatcher:
         if self._queue:
             self._pull(now)
         if call.state is SETTLED:
-            self._counts.late_replies += 1
+            call.counts.late_replies += 1
             return
         self._quarantine.absolve(call.body)
-        self._counts.answered += 1
-        self._settle(call, Response(200, body, self._headers[call.attempts]))
+        call.counts.answered += 1
+        self._settle(call, Response(200, body, self._header_lines(call)))
 
     def call_failed(self, link: Link, call: Call, error: ErrorPayload, service_us: int) -> None:
         """No answer: the model's or the caller's fault, or it was not run."""
@@ -263,7 +330,7 @@ class Dispatcher:
             self._capacity.remove(link)
         self._slots.moved(link)
         if call.state is SETTLED:
-            self._counts.late_replies += 1
+            call.counts.late_replies += 1
         elif error.code in UNRUN:
             self._bounce(call)
         else:
@@ -305,8 +372,8 @@ class Dispatcher:
     def _bounce(self, call: Call) -> None:
         call.attempts -= 1
         call.bounces += 1
-        self._counts.bounced += 1
-        if call.bounces > BOUNCES_MAX:
+        call.counts.bounced += 1
+        if call.bounces > BOUNCES_MAX or call.copy:
             self._fail(call, Draining("every replica it was given to was stopping", retry_after_s=1))
             return
         self._wait(call, front=True)
@@ -326,7 +393,7 @@ class Dispatcher:
             else:
                 why = "too many calls are being run again already"
         if why is None:
-            self._counts.re_executed += 1
+            call.counts.re_executed += 1
             return True
         kind = ReplicaError if error is None else ReplicaProtocolError
         what = "died" if error is None else "broke the protocol"
@@ -334,6 +401,8 @@ class Dispatcher:
         return False
 
     def _why_not_again(self, call: Call, *, poison: bool, now: float) -> str | None:
+        if call.copy:
+            return "it is a copy"
         if poison:
             return "it was the second one: the body is quarantined"
         if not self.gate.route.idempotent:
@@ -360,5 +429,6 @@ class Dispatcher:
             retrying=self._budget.spent,
             poisonous=self._quarantine.poisonous,
             service=self._capacity.statistics(),
-            calls=copy.deepcopy(self._counts),
+            calls=self._counts.snapshot(),
+            copies=self._copy_counts.snapshot(),
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 from muleteer.base.errors import CrashLoop, Draining, ExpiredInQueue, Loading, QuotaExceeded, Refused, RequestError
+from muleteer.base.limits import SHADOW_RESERVE
 from muleteer.gateway import admission
 from muleteer.gateway.call import Call, Priority
 from muleteer.gateway.capacity import Capacity
+from muleteer.gateway.link import Link
 from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.shared import Shared
 from muleteer.spec.snapshot import BackendRoute
@@ -23,9 +25,10 @@ class Gate:
         held: open calls of each client.
         was_ready: a replica of it was ready once, so it is expected back within moments.
         retired: it is routed no longer.
+        has_traffic: an endpoint sends it requests of its own, not only copies.
     """
 
-    __slots__ = ("_shared", "capacity", "held", "queue", "retired", "route", "was_ready")
+    __slots__ = ("_shared", "capacity", "has_traffic", "held", "queue", "retired", "route", "was_ready")
 
     def __init__(self, route: BackendRoute, shared: Shared) -> None:
         self.route = route
@@ -34,6 +37,7 @@ class Gate:
         self.held: dict[str, int] = {}
         self.was_ready = False
         self.retired = False
+        self.has_traffic = True
         self._shared = shared
 
     def enter(self, client: str, priority: Priority, remaining_s: float, size: int) -> RequestError | None:
@@ -45,6 +49,19 @@ class Gate:
         against them, and the bound of the queue is exact.
         """
         return self._obstacle(None, call.priority, remaining_s, self._shared.waiting_bytes - call.size, size)
+
+    def share(self, client: str) -> QuotaExceeded | None:
+        """Why a request that was admitted for the endpoint as a whole may not come to this backend of it."""
+        return self._share_refusal(client)
+
+    def spare(self) -> Link | None:
+        """The link for a copy: one with a slot that idles, beyond those that are kept for requests."""
+        slots = self.capacity.slots
+        link = slots.next()
+        if self.queue or link is None or len(link.in_flight) >= link.concurrency:
+            return None
+        kept = max(1, slots.total // SHADOW_RESERVE) if self.has_traffic else 0
+        return link if slots.idle > kept else None
 
     def unavailable(self) -> Refused | None:
         """Why nothing can run and nothing may wait. Calls of a backend that was ready wait for it to come back."""

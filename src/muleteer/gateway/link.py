@@ -30,6 +30,7 @@ class ReadyPayload(msgspec.Struct, frozen=True):
     replica: str
     pid: int
     concurrency: int
+    warm_up_us: int = 0
 
 
 class ErrorPayload(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ class Link(asyncio.Protocol):
     Attributes:
         replica: the id that the address belongs to.
         in_flight: calls without a terminal frame, in dispatch order, settled ones included: they hold the slot.
-        concurrency, pid: from READY; 0 before.
+        concurrency, pid, warm_up_us: from READY; 0 before.
         condemned: reported as hung; takes no more calls.
         ended: set when the socket is gone.
     """
@@ -92,6 +93,7 @@ class Link(asyncio.Protocol):
         self.in_flight: dict[int, Call] = {}
         self.concurrency = 0
         self.pid = 0
+        self.warm_up_us = 0
         self.condemned = False
         self.ended = asyncio.Event()
         self._backend = backend
@@ -230,6 +232,7 @@ class Link(asyncio.Protocol):
             raise WireError(f"READY announces concurrency {ready.concurrency} and pid {ready.pid}")
         self.pid = ready.pid
         self.concurrency = ready.concurrency
+        self.warm_up_us = max(0, ready.warm_up_us)
         if self._leaving:
             self._write_drain()
         else:

@@ -2,76 +2,106 @@
 
 from __future__ import annotations
 
+import binascii
 import math
-from bisect import bisect
+from base64 import b64decode
 from collections.abc import Callable
-from itertools import accumulate
 
 from muleteer.base.errors import MethodNotAllowed, NotFound, SpecError
+from muleteer.gateway.origin import Mirror, Origin
+from muleteer.gateway.sessions import Session, Sessions
+from muleteer.gateway.split import Choice, Split
+from muleteer.gateway.versions import EndpointCounts
+from muleteer.spec.routes import RESERVED
 from muleteer.spec.snapshot import EndpointRoute, Snapshot
 
-RESERVED = frozenset({"/livez", "/readyz"})
-"""Routes of our own; no endpoint may have them."""
+NewMirror = Callable[[EndpointRoute, EndpointCounts], Mirror]
+"""Makes what copies the calls of an endpoint that has a shadow."""
 
 
-class Traffic:
-    """The weighted choice of a backend, afresh for each request.
+class Context:
+    """What the endpoints of one gateway have in common, over all snapshots."""
 
-    Args:
-        weights: backend name → weight, finite and ≥ 0, with a sum > 0. Raises SpecError otherwise.
-    """
-
-    __slots__ = ("_names", "_only", "_sums")
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        weighed = {name: weight for name, weight in weights.items() if weight != 0}
-        if not weighed or any(not math.isfinite(weight) or weight < 0 for weight in weighed.values()):
-            raise SpecError(f"traffic {weights} must hold finite weights, none negative, at least one positive")
-        self._names = tuple(weighed)
-        self._sums = tuple(accumulate(weighed.values()))
-        self._only = self._names[0] if len(weighed) == 1 else None
-
-    @property
-    def backends(self) -> tuple[str, ...]:
-        """Those that get any requests."""
-        return self._names
-
-    def choose(self, uniform: Callable[[], float]) -> str:
-        """A backend's name. `uniform()` gives a number from [0, 1)."""
-        if self._only is not None:
-            return self._only
-        return self._names[bisect(self._sums, uniform() * self._sums[-1], hi=len(self._names) - 1)]
+    def __init__(self, new_mirror: NewMirror) -> None:
+        self.sessions = Sessions()
+        self.new_mirror = new_mirror
 
 
 class Endpoint:
-    """One endpoint, ready for the hot path."""
+    """One endpoint, ready for the hot path.
 
-    __slots__ = ("methods", "route", "traffic")
+    Args:
+        counts: of the endpoint of this name, whatever its traffic was.
+    """
 
-    def __init__(self, route: EndpointRoute) -> None:
+    __slots__ = ("_context", "_mirror", "_origins", "counts", "methods", "route", "split")
+
+    def __init__(self, route: EndpointRoute, cookie_key: bytes, context: Context, counts: EndpointCounts) -> None:
         self.route = route
         self.methods = frozenset(route.methods)
-        self.traffic = Traffic(route.traffic)
+        self.split = Split(route, cookie_key)
+        self.counts = counts
+        self._context = context
+        self._mirror = None if route.shadow is None else context.new_mirror(route, counts)
+        self._origins: dict[str, Origin] = {}
+
+    def origin(self, choice: Choice) -> Origin:
+        """Of a call that goes there."""
+        backend = choice.backend
+        origin = self._origins.get(backend)
+        if origin is None:
+            mirror = self._mirror
+            if mirror is not None and mirror.backend == backend:
+                mirror = None  # it would be compared with itself
+            origin = self._origins[backend] = Origin(self.counts.version(backend), None, mirror)
+        if choice.session is None:
+            return origin
+        affinity = self.route.affinity
+        assert affinity is not None
+        session = Session(choice, self.route.name, replica=affinity.replica, sessions=self._context.sessions)
+        return Origin(origin.version, session, origin.mirror)
 
 
 class Routes:
-    """All endpoints of one snapshot. Raises SpecError if the snapshot contradicts itself."""
+    """All endpoints of one snapshot. Raises SpecError if the snapshot contradicts itself.
 
-    __slots__ = ("_by_path", "revision")
+    Args:
+        context: of the gateway.
+        before: what this one replaces: endpoints that stay the same are taken over, counts of the others too.
+    """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    __slots__ = ("_by_path", "_cookie_key", "backends", "revision")
+
+    def __init__(self, snapshot: Snapshot, context: Context, before: Routes | None = None) -> None:
         self.revision = snapshot.revision
+        self.backends = {backend.name for backend in snapshot.backends}
+        self._cookie_key = _cookie_key(snapshot)
         self._by_path: dict[str, Endpoint] = {}
-        backends = {backend.name for backend in snapshot.backends}
-        if len(backends) < len(snapshot.backends):
+        if len(self.backends) < len(snapshot.backends):
             raise SpecError("two backends have the same name")
+        known = {} if before is None else {each.route.name: each for each in before.endpoints}
+        same_key = before is not None and before._cookie_key == self._cookie_key
+        names = set()
         for route in snapshot.endpoints:
             if route.route in RESERVED or route.route in self._by_path:
                 raise SpecError(f"route {route.route} of endpoint {route.name!r} is taken")
-            unknown = set(route.traffic) - backends
-            if unknown:
-                raise SpecError(f"endpoint {route.name!r} sends traffic to unknown backends: {sorted(unknown)}")
-            self._by_path[route.route] = Endpoint(route)
+            if route.name in names:
+                raise SpecError(f"two endpoints are called {route.name!r}")
+            names.add(route.name)
+            _check_backends(route, self.backends)
+            former = known.get(route.name)
+            if former is not None and same_key and former.route == route:
+                self._by_path[route.route] = former
+                continue
+            if route.affinity is not None and route.affinity.source == "cookie" and not self._cookie_key:
+                raise SpecError(f"endpoint {route.name!r} issues cookies, and the snapshot has no key to sign them")
+            counts = EndpointCounts() if former is None else former.counts
+            self._by_path[route.route] = Endpoint(route, self._cookie_key, context, counts)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """All of them."""
+        return list(self._by_path.values())
 
     def find(self, method: str, path: str) -> Endpoint:
         """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed."""
@@ -84,5 +114,24 @@ class Routes:
         return endpoint
 
     def backends_with_traffic(self) -> set[str]:
-        """Names of all backends that get requests."""
-        return {name for endpoint in self._by_path.values() for name in endpoint.traffic.backends}
+        """Names of all backends that get requests by weight."""
+        return {name for endpoint in self._by_path.values() for name in endpoint.split.backends}
+
+
+def _cookie_key(snapshot: Snapshot) -> bytes:
+    try:
+        return b64decode(snapshot.cookie_key, validate=True)
+    except (binascii.Error, ValueError):
+        raise SpecError("the cookie key is not base64") from None
+
+
+def _check_backends(route: EndpointRoute, backends: set[str]) -> None:
+    weights = route.traffic.values()
+    if any(not math.isfinite(weight) or weight < 0 for weight in weights) or not any(weights):
+        raise SpecError(
+            f"traffic {route.traffic} of endpoint {route.name!r} must hold finite weights, none negative, "
+            "at least one positive"
+        )
+    named = set(route.traffic) if route.shadow is None else {*route.traffic, route.shadow.backend}
+    if not named <= backends:
+        raise SpecError(f"endpoint {route.name!r} names unknown backends: {sorted(named - backends)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import Generic, Protocol, TypeVar
 
 
@@ -45,6 +45,18 @@ class Slots(Generic[L]):
 
     def __contains__(self, link: object) -> bool:
         return link in self._places
+
+    def __iter__(self) -> Iterator[L]:
+        return iter(self._places)
+
+    def has_room(self, link: L) -> bool:
+        """Whether it takes a call now."""
+        return self._places.get(link, -1) >= 0
+
+    @property
+    def idle(self) -> int:
+        """Slots without a call."""
+        return sum(max(0, link.concurrency - len(link.in_flight)) for link in self._places)
 
     def add(self, link: L) -> None:
         """It takes calls from now on."""

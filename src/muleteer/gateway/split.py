@@ -15,13 +15,14 @@ import secrets
 from base64 import urlsafe_b64encode
 from bisect import bisect
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from muleteer.base.errors import ClientError
-from muleteer.base.limits import SESSIONS_MAX
 from muleteer.spec.snapshot import EndpointRoute
 
 _ID_BYTES = 16
@@ -41,6 +42,15 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     backend: str
     session: bytes | None = None
     set_cookie: bytes | None = None
+
+
+class Named(Protocol):
+    """A replica, by whatever stands for it."""
+
+    replica: str
+
+
+N = TypeVar("N", bound=Named)
 
 
 class Split:
@@ -79,10 +89,9 @@ class Split:
         `headers` have lower-case names; `uniform()` gives a number from [0, 1); `body` is looked at only if
         `needs_body`. Raises ClientError if the request wishes for a backend that this endpoint does not have.
         """
-        if self._route.override is not None:
-            wished = self._wished(headers)
-            if wished is not None:
-                return wished
+        wished = self.wished(headers)
+        if wished is not None:
+            return wished
         if self._session is not None:
             session, set_cookie = self._session(headers, body)
             if session is not None:
@@ -100,10 +109,18 @@ class Split:
                 best, winner = score, name
         return winner
 
-    def _wished(self, headers: dict[str, str]) -> Choice | None:
-        """An explicit header must name a backend; a cookie may be left over from one that is gone."""
+    @property
+    def backends(self) -> list[str]:
+        """Those that get requests by weight."""
+        return [choice.backend for choice in self._choices]
+
+    def wished(self, headers: dict[str, str]) -> Choice | None:
+        """The backend that a request names itself, where it may. An explicit header must name one: ClientError; a
+        cookie may be left over from one that is gone.
+        """
         override = self._route.override
-        assert override is not None
+        if override is None:
+            return None
         if override.header is not None and (name := headers.get(override.header)) is not None:
             found = self._by_name.get(name)
             if found is None:
@@ -114,47 +131,14 @@ class Split:
         return None
 
 
-def sticky_replica(session: bytes, ready: Iterable[str]) -> str | None:
+def sticky(session: bytes, ready: Iterable[N]) -> N | None:
     """The replica of a session among those that are ready; one that leaves moves only its own sessions."""
-    return max(ready, key=lambda replica: _uniform(replica.encode() + b"\0", session), default=None)
+    return max(ready, key=lambda each: _uniform(each.replica.encode() + b"\0", session), default=None)
 
 
 def _uniform(seed: bytes, key: bytes) -> float:
     """A number from (0, 1), the same for the same seed and key in every process."""
     return (int.from_bytes(blake2b(seed + key, digest_size=8).digest()) + 1) / (2**64 + 2**12)
-
-
-class Sessions:
-    """Remembers where the latest sessions were, to say when one moved. Bounded: the one unseen for longest leaves."""
-
-    __slots__ = ("_places", "moved")
-
-    def __init__(self) -> None:
-        self._places: dict[bytes, str] = {}
-        self.moved = 0
-
-    def arrive(self, session: bytes, place: str) -> bool:
-        """The session is served at `place` (a backend, or a replica): whether it was elsewhere before."""
-        key = session if len(session) <= 16 else blake2b(session, digest_size=16).digest()
-        before = self._places.pop(key, place)
-        self._places[key] = place
-        if len(self._places) > SESSIONS_MAX:
-            del self._places[next(iter(self._places))]
-        if before == place:
-            return False
-        self.moved += 1
-        return True
-
-    def statistics(self) -> SessionStatistics:
-        """Counts since the start."""
-        return SessionStatistics(remembered=len(self._places), moved=self.moved)
-
-
-class SessionStatistics(msgspec.Struct, frozen=True):
-    """`remembered` now; `moved` in all."""
-
-    remembered: int
-    moved: int
 
 
 # where the key comes from: each gives (key or None, set-cookie line or None)
@@ -200,19 +184,25 @@ class CookieKey:
         return _base64(hmac.digest(self._cookie_key, self._scope + id.encode(_CODE), "sha256")[:_SIGNATURE_BYTES])
 
 
+@lru_cache(maxsize=256)
+def _decoder_of(field: str) -> msgspec.json.Decoder[Any]:
+    """Making the type takes a fraction of a millisecond, and thousands of endpoints have few names for their field."""
+    shape = msgspec.defstruct("Body", [("key", str | int | None, None)], rename={"key": field}.get)
+    return msgspec.json.Decoder(shape)
+
+
 class FieldKey:
     """A text or whole number at the top level of a JSON body. Only this field is decoded."""
 
     __slots__ = ("_decode",)
 
     def __init__(self, name: str) -> None:
-        shape = msgspec.defstruct("Body", [("key", str | int | None, None)], rename={"key": name}.get)
-        self._decode = msgspec.json.Decoder(shape).decode
+        self._decode = _decoder_of(name).decode
 
     def __call__(self, _headers: dict[str, str], body: bytes) -> tuple[bytes | None, None]:
         """A body that is no such object has no session; the replica says what is wrong with it."""
         try:
-            key = self._decode(body).key  # type: ignore[attr-defined]  # made above
+            key = self._decode(body).key
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None, None
         return (None, None) if key is None or key == "" else (str(key).encode("utf-8", "surrogatepass"), None)

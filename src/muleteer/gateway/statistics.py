@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from muleteer.gateway.sessions import SessionStatistics
+from muleteer.telemetry.versions import EndpointStatistics
+
 
 class QueueStatistics(msgspec.Struct, frozen=True):
     """`bound`: how many calls with the backend's timeout may wait now. `reading`: admitted, body still arriving."""
@@ -45,9 +48,15 @@ class CallCounts(msgspec.Struct):
     failed: dict[str, int] = {}
     refused: dict[str, int] = {}
 
+    def snapshot(self) -> CallCounts:
+        """A copy of its own."""
+        return msgspec.structs.replace(self, failed=dict(self.failed), refused=dict(self.refused))
+
 
 class BackendStatistics(msgspec.Struct, frozen=True):
-    """One backend in this gateway. `open_calls`: admitted and without an outcome."""
+    """One backend in this gateway. `open_calls`: admitted and without an outcome; `copies`: calls of shadows, which
+    count nowhere else.
+    """
 
     queue: QueueStatistics
     replicas: dict[str, ReplicaStatistics]
@@ -59,13 +68,25 @@ class BackendStatistics(msgspec.Struct, frozen=True):
     poisonous: int
     service: ServiceStatistics
     calls: CallCounts
+    copies: CallCounts
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True):
-    """Everything but HTTP, which has statistics of its own."""
+    """Everything but HTTP, which has statistics of its own.
+
+    Attributes:
+        epoch: another one after every start: all counts began at 0 then.
+        backends: those that have, or had, replicas or requests.
+        endpoints: those that had requests. See telemetry.versions.
+        reading: calls whose backend their body will tell.
+    """
 
     name: str
+    epoch: str
     revision: int
     draining: bool
     waiting_bytes: int
+    reading: int
+    sessions: SessionStatistics
     backends: dict[str, BackendStatistics]
+    endpoints: dict[str, EndpointStatistics]

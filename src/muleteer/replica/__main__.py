@@ -85,8 +85,8 @@ def _announcement(model: Model, config: ReplicaConfig, control: Control, began: 
     return announce
 
 
-def _new_session(config: ReplicaConfig) -> Session:
-    ready = Ready(config.backend, config.replica, os.getpid(), config.concurrency)
+def _new_session(config: ReplicaConfig, warm_up_us: int) -> Session:
+    ready = Ready(config.backend, config.replica, os.getpid(), config.concurrency, warm_up_us)
     return Session(ready, payload_max=config.max_body + FRAME_OVERHEAD_BYTES)
 
 
@@ -94,9 +94,11 @@ def _example_call(model: Model) -> Call | None:
     return None if model.example is None else Call(0, None, example_body(model), 0)
 
 
-def _warmed(answer: Answer, began: float, control: Control) -> None:
+def _warmed(answer: Answer, began: float, control: Control) -> int:
+    """What it took in the user's method, in µs. Raises StartError if it failed."""
     check_warm_up(answer)
     control.stage("warm_up", time.monotonic() - began)
+    return answer.service_us
 
 
 def _serve_sync(
@@ -107,11 +109,11 @@ def _serve_sync(
     def run(call: Call) -> Answer:
         return answer(model, call.body, request_id=call.request_id, debug=config.debug)
 
-    example = _example_call(model)
+    example, warm_up_us = _example_call(model), 0
     if example is not None:
         began = time.monotonic()
-        _warmed(answer(model, example.body, request_id=None, debug=True), began, control)
-    SyncServer(listener, new_session=lambda: _new_session(config), run=run).serve(announce)
+        warm_up_us = _warmed(answer(model, example.body, request_id=None, debug=True), began, control)
+    SyncServer(listener, new_session=lambda: _new_session(config, warm_up_us), run=run).serve(announce)
     if model.close is not None:
         try:
             model.close()
@@ -141,13 +143,13 @@ def _serve_async(
         return await in_thread
 
     async def live() -> None:
-        example = _example_call(model)
+        example, warm_up_us = _example_call(model), 0
         if example is not None:
             began = time.monotonic()
-            _warmed(await run(example, debug=True), began, control)
+            warm_up_us = _warmed(await run(example, debug=True), began, control)
         server = AsyncServer(
             listener,
-            new_session=lambda: _new_session(config),
+            new_session=lambda: _new_session(config, warm_up_us),
             run=run,
             concurrency=config.concurrency,
             cancels=model.is_async,

@@ -19,12 +19,13 @@ PROTOCOL = 1
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Payload of READY."""
+    """Payload of READY. `warm_up_us`: the user's method took this long with the example; 0 if there is none."""
 
     backend: str
     replica: str
     pid: int
     concurrency: int
+    warm_up_us: int = 0
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):

@@ -85,6 +85,7 @@ class ScriptedReplica:
     """Args:
     path: of the Unix socket.
     script: what to do with each call when its turn comes; `concurrency` calls have theirs at once.
+    warm_up_us: what READY says.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class ScriptedReplica:
         backend: str = "model",
         replica: str = "model-1",
         concurrency: int = 1,
+        warm_up_us: int = 0,
     ) -> None:
         self.path = path
         self.script = script
         self.backend = backend
         self.replica = replica
         self.concurrency = concurrency
+        self.warm_up_us = warm_up_us
         self.calls: list[SeenCall] = []
         self.life = 0
         self.pid = next(_pids)
@@ -183,6 +186,7 @@ class _Life(asyncio.Protocol):
             "replica": replica.replica,
             "pid": replica.pid,
             "concurrency": replica.concurrency,
+            "warm_up_us": replica.warm_up_us,
         }
         self.write(FrameType.READY, payload=_encode(ready))
 

@@ -1,0 +1,90 @@
+"""Calls whose backend only their body can name (affinity by a JSON field), until it is in. Must not know replicas.
+
+Before the body such a call is admitted if any backend of the endpoint's traffic would take it; the backend that it goes
+to in the end asks again, as every backend does when a body is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from muleteer.base.errors import ExpiredInQueue, RequestError
+from muleteer.gateway.call import SETTLED, Call, Priority
+from muleteer.gateway.exchange import Head
+from muleteer.gateway.origin import Origin
+from muleteer.gateway.shared import Shared
+
+
+class Backend(Protocol):
+    """Who takes the calls: a dispatcher."""
+
+    def obstacle(self, head: Head, priority: Priority, deadline_s: float) -> RequestError | None:
+        """Why a request may not come in before its body is read; None if it may."""
+        ...
+
+    def adopt(self, call: Call, origin: Origin, body: bytes) -> None:
+        """The call is this backend's from now on."""
+        ...
+
+
+Place = Callable[[Head, bytes], tuple[Backend, Origin]]
+"""Chooses by the body. Raises RequestError."""
+
+
+class Reception:
+    """Owns such calls while they are read. `place`: where they go then."""
+
+    def __init__(self, shared: Shared, place: Place) -> None:
+        self._shared = shared
+        self._place = place
+        self._calls: set[Call] = set()
+
+    @property
+    def reading(self) -> int:
+        """Calls here."""
+        return len(self._calls)
+
+    def begin(
+        self, head: Head, candidates: Iterable[Backend], *, deadline_s: float, priority: Priority, body_max: int
+    ) -> Call:
+        """Admit before the body is read. Raises RequestError: the obstacle at the last of `candidates`."""
+        obstacle: RequestError | None = None
+        for backend in candidates:
+            obstacle = backend.obstacle(head, priority, deadline_s)
+            if obstacle is None:
+                break
+        if obstacle is not None:
+            raise obstacle
+        size = head.content_length or 0
+        call = Call(self, head, deadline_s=deadline_s, priority=priority, body_max=body_max, size=size)
+        self._shared.wheel.add(call)
+        self._shared.waiting_bytes += size
+        self._calls.add(call)
+        return call
+
+    def submit(self, call: Call, body: bytes) -> None:
+        """The body is in: let it choose. Raises what `place` raises: the call is still to be abandoned then."""
+        if call not in self._calls:
+            return  # it has expired
+        backend, origin = self._place(call.head, body)
+        self._leave(call)
+        backend.adopt(call, origin, body)
+
+    def abandon(self, call: Call) -> None:
+        """The client is gone."""
+        if call in self._calls:
+            self._leave(call)
+            call.move(SETTLED)
+
+    def expire(self, call: Call) -> None:
+        """The deadline has passed."""
+        self._leave(call)
+        call.move(SETTLED)
+        error = ExpiredInQueue("the deadline passed before the request was read")
+        call.head.respond(self._shared.render(error, call.head.request_id))
+
+    def _leave(self, call: Call) -> None:
+        self._calls.remove(call)
+        self._shared.wheel.discard(call)
+        self._shared.waiting_bytes -= call.size
