@@ -85,6 +85,7 @@ class ScriptedReplica:
     """Args:
     path: of the Unix socket.
     script: what to do with each call when its turn comes; `concurrency` calls have theirs at once.
+    heeds_cancel: give back a cancelled call whose turn has not come.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class ScriptedReplica:
         backend: str = "model",
         replica: str = "model-1",
         concurrency: int = 1,
+        heeds_cancel: bool = True,
     ) -> None:
         self.path = path
         self.script = script
         self.backend = backend
         self.replica = replica
         self.concurrency = concurrency
+        self.heeds_cancel = heeds_cancel
         self.calls: list[SeenCall] = []
         self.life = 0
         self.pid = next(_pids)
@@ -218,7 +221,7 @@ class _Life(asyncio.Protocol):
         call = self._open.get(id)
         if call is not None:
             call.cancelled = True
-            if call in self._pending:
+            if call in self._pending and self._replica.heeds_cancel:
                 self._pending.remove(call)
                 self._fail(call, Fail("cancelled"))
 
