@@ -42,7 +42,10 @@ def seen(*rows: tuple[int, int, Condition], worn: tuple[int, ...] = ()) -> tuple
             Wanted(1, 2), ((1, 1, "starting"), (2, 2, "starting")), Plan(), id="unproven: a restarting old one stays"
         ),
         pytest.param(
-            Wanted(1, 3), ((1, 1, "ready"), (2, 2, "starting")), Plan(1, ("m-2",)), id="mended while the broken one pauses"
+            Wanted(1, 3),
+            ((1, 1, "ready"), (2, 2, "starting")),
+            Plan(1, ("m-2",)),
+            id="mended while the broken one pauses",
         ),
         pytest.param(
             Wanted(1, 3), ((1, 1, "starting"), (2, 2, "starting")), Plan(1, ("m-2",)), id="twice changed, never ready"
