@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muleteer.base.errors import MethodNotAllowed, NotFound, PredictedLate, Refused, SpecError
+from muleteer.base.errors import Loading, MethodNotAllowed, NotFound, PredictedLate, Refused, SpecError
 from muleteer.base.limits import (
     CALLS_QUEUED_MAX,
     DEADLINE_TICK_S,
@@ -25,7 +25,7 @@ from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.routing import Routes, Traffic
 from muleteer.gateway.slots import Slots
 from muleteer.gateway.wheel import DeadlineWheel
-from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
+from muleteer.spec.snapshot import EMPTY, BackendRoute, EndpointRoute, Snapshot
 
 # -- estimator
 
@@ -353,6 +353,11 @@ def test_routes_are_exact():
     with pytest.raises(MethodNotAllowed) as refused:
         routes.find("GET", "/a")
     assert refused.value.allow == ("POST", "PUT")
+
+
+def test_before_the_first_snapshot_no_route_is_unknown():
+    with pytest.raises(Loading):
+        Routes(EMPTY).find("POST", "/a")
 
 
 # -- states of a call

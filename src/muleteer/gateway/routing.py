@@ -7,7 +7,7 @@ from bisect import bisect
 from collections.abc import Callable
 from itertools import accumulate
 
-from muleteer.base.errors import MethodNotAllowed, NotFound, SpecError
+from muleteer.base.errors import Loading, MethodNotAllowed, NotFound, SpecError
 from muleteer.spec.snapshot import EndpointRoute, Snapshot
 
 RESERVED = frozenset({"/livez", "/readyz"})
@@ -74,9 +74,13 @@ class Routes:
             self._by_path[route.route] = Endpoint(route)
 
     def find(self, method: str, path: str) -> Endpoint:
-        """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed."""
+        """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed; Loading before
+        the first snapshot, when nobody can know what there is not.
+        """
         endpoint = self._by_path.get(path)
         if endpoint is None:
+            if not self.revision:
+                raise Loading("this gateway has no routes yet", retry_after_s=1)
             raise NotFound("no endpoint has this route")
         if method not in endpoint.methods:
             allow = sorted(endpoint.methods)
