@@ -41,6 +41,18 @@ def seen(*rows: tuple[int, int, Condition], worn: tuple[int, ...] = ()) -> tuple
         pytest.param(
             Wanted(1, 2), ((1, 1, "starting"), (2, 2, "starting")), Plan(), id="unproven: a restarting old one stays"
         ),
+        pytest.param(
+            Wanted(1, 3),
+            ((1, 1, "ready"), (2, 2, "starting")),
+            Plan(1, ("m-2",)),
+            id="mended while the broken one pauses",
+        ),
+        pytest.param(
+            Wanted(1, 3), ((1, 1, "starting"), (2, 2, "starting")), Plan(1, ("m-2",)), id="twice changed, never ready"
+        ),
+        pytest.param(
+            Wanted(2, 3), ((1, 2, "starting"), (2, 2, "ready"), (3, 1, "ready")), Plan(), id="a proven one may restart"
+        ),
         pytest.param(Wanted(0, 0), ((1, 1, "ready"), (2, 1, "starting")), Plan(drain=("m-2", "m-1")), id="undeclared"),
         pytest.param(Wanted(2, 2), ((1, 1, "failed"), (2, 1, "failed")), Plan(2, ("m-1", "m-2")), id="all failed"),
         pytest.param(

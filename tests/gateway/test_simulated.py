@@ -421,7 +421,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def a_waiting_call_means_no_room(self):
         dispatcher = self.world.dispatcher
-        assert not dispatcher.gate.queue or dispatcher.gate.capacity.slots.next() is None
+        assert not dispatcher.gate.queue.depth or dispatcher.gate.capacity.slots.next() is None
 
     @invariant()
     def at_most_one_outcome_in_time(self):

@@ -41,8 +41,6 @@ class Dialer:
                 await asyncio.sleep(LINK_RETRY_S)
                 continue
             self.link = link
-            if self._retired:
-                link.leave()
             await link.ended.wait()
             self.link = None
             if not link.was_ready:

@@ -7,7 +7,7 @@ import math
 from base64 import b64decode
 from collections.abc import Callable
 
-from muleteer.base.errors import MethodNotAllowed, NotFound, SpecError
+from muleteer.base.errors import Loading, MethodNotAllowed, NotFound, SpecError
 from muleteer.gateway.origin import Mirror, Origin
 from muleteer.gateway.sessions import Session, Sessions
 from muleteer.gateway.split import Choice, Split
@@ -104,9 +104,13 @@ class Routes:
         return list(self._by_path.values())
 
     def find(self, method: str, path: str) -> Endpoint:
-        """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed."""
+        """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed; Loading before
+        the first snapshot, when nobody can know what there is not.
+        """
         endpoint = self._by_path.get(path)
         if endpoint is None:
+            if not self.revision:
+                raise Loading("this gateway has no routes yet", retry_after_s=1)
             raise NotFound("no endpoint has this route")
         if method not in endpoint.methods:
             allow = sorted(endpoint.methods)
