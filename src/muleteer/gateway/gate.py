@@ -58,7 +58,7 @@ class Gate:
         """The link for a copy: one with a slot that idles, beyond those that are kept for requests."""
         slots = self.capacity.slots
         link = slots.next()
-        if self.queue or link is None or len(link.in_flight) >= link.concurrency:
+        if self.queue.depth or link is None or len(link.in_flight) >= link.concurrency:
             return None
         kept = max(1, slots.total // SHADOW_RESERVE) if self.has_traffic else 0
         return link if slots.idle > kept else None
