@@ -341,7 +341,7 @@ def test_equals_take_turns():
 
 
 def routes_of(*endpoints, backends=("m",), before=None, key="a2V5"):
-    context = Context(lambda route, counts: None)
+    context = Context(str, lambda route, counts: None)
     return Routes(Snapshot(3, endpoints, tuple(BackendRoute(name=name) for name in backends), key), context, before)
 
 

@@ -239,7 +239,7 @@ class Bench:
         route = EndpointRoute(name="e", route="/e", traffic={"p": 1.0}, shadow=Shadow(backend="s", percent=1))
         self.mirror = EndpointMirror(route, self.counts, self.shadows)
 
-    def start(self, backend, head, body, seconds, origin):
+    def start(self, backend, head, body, seconds, version):
         if self.starts:
             self.started.append(head)
         return self.starts

@@ -22,9 +22,9 @@ from muleteer.gateway.dispatch import Dispatcher
 from muleteer.gateway.exchange import Head
 from muleteer.gateway.http.respond import render_error
 from muleteer.gateway.link import Link
-from muleteer.gateway.origin import Origin
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.versions import Version
+from muleteer.gateway.way import Way
 from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
 from muleteer.testing.clock import FakeClock
 from muleteer.wire.connection import Connection, Role, State
@@ -222,8 +222,8 @@ class Request:
         )
         self.call = None
         try:
-            origin = Origin(world.version)
-            self.call = world.dispatcher.begin(self.head, origin, deadline_s=self.due_s, priority=priority, body_max=1)
+            way = Way(world.dispatcher, world.version)
+            self.call = world.dispatcher.begin(self.head, way, deadline_s=self.due_s, priority=priority, body_max=1)
         except RequestError as error:
             self.respond(render_error(error, "r"))
             return
@@ -386,8 +386,8 @@ class AnyOrder(RuleBasedStateMachine):
             received_s=self.world.clock.now(),
             respond=outcomes.append,
         )
-        queued = len(dispatcher.gate.queue)
-        if dispatcher.start_copy(head, body, self.world.clock.now() + timeout_s, Origin(Version())):
+        queued = dispatcher.gate.queue.depth
+        if dispatcher.start_copy(head, body, self.world.clock.now() + timeout_s, Way(dispatcher, Version())):
             self.copies.append(outcomes)
             assert not queued, "requests go first"
             assert not has_traffic or dispatcher.gate.capacity.slots.next() is not None, "a slot is kept for them"

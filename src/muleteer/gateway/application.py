@@ -20,12 +20,14 @@ from muleteer.gateway.fleet import Dialing
 from muleteer.gateway.http.media import check_json_content_type
 from muleteer.gateway.http.respond import render_error
 from muleteer.gateway.link import Link
-from muleteer.gateway.origin import Origin
 from muleteer.gateway.reception import Reception
 from muleteer.gateway.routing import Context, Routes
+from muleteer.gateway.sessions import Session
 from muleteer.gateway.shadow import EndpointMirror, Shadows
 from muleteer.gateway.shared import Abort, Shared
 from muleteer.gateway.statistics import GatewayStatistics
+from muleteer.gateway.versions import Version
+from muleteer.gateway.way import Way
 from muleteer.spec.snapshot import EMPTY, BackendRoute, ReplicaAddress, Snapshot
 
 NewDialer = Callable[[ReplicaAddress, Callable[[str], Link]], Dialing]
@@ -81,8 +83,8 @@ class Application:
         self._epoch = secrets.token_hex(8)
         self._shared = Shared(clock=self._clock, abort=abort, render=render_error, debug=debug)
         self._shadows = Shadows(clock=self._clock, start=self._start_copy, soon=_soon, uniform=_uniform)
-        self._context = Context(lambda route, counts: EndpointMirror(route, counts, self._shadows))
-        self._routes = Routes(EMPTY, self._context)
+        self._context = Context(self._dispatcher, lambda route, counts: EndpointMirror(route, counts, self._shadows))
+        self._routes: Routes[Dispatcher] = Routes(EMPTY, self._context)
         self._traffic: set[str] = set()
         self._backends: dict[str, BackendRoute] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
@@ -133,8 +135,14 @@ class Application:
             )
         else:
             choice = split.choose(headers, _uniform)
-            call = self._dispatcher(choice.backend).begin(
-                head, endpoint.origin(choice), deadline_s=deadline_s, priority=priority, body_max=route.max_body
+            way = endpoint.way(choice)
+            call = way.backend.begin(
+                head,
+                way,
+                deadline_s=deadline_s,
+                priority=priority,
+                body_max=route.max_body,
+                session=endpoint.session(choice),
             )
         if self._timer is None:
             self._tick()
@@ -201,15 +209,17 @@ class Application:
         known = self._dispatchers.get(name)
         return self._backends[name].unavailable if known is None else known.unready_reason
 
-    def _place(self, head: Head, body: bytes) -> tuple[Dispatcher, Origin]:
+    def _place(self, head: Head, body: bytes) -> tuple[Way[Dispatcher], Session | None]:
         """Of a call whose body is in, by the traffic as it is now. Raises NotFound if its endpoint is gone."""
         endpoint = self._routes.find(head.method, head.path)
         choice = endpoint.split.choose(head.headers, _uniform, body)
-        return self._dispatcher(choice.backend), endpoint.origin(choice)
+        return endpoint.way(choice), endpoint.session(choice)
 
-    def _start_copy(self, backend: str, head: Head, body: bytes, seconds: float, origin: Origin) -> bool:
+    def _start_copy(self, backend: str, head: Head, body: bytes, seconds: float, version: Version) -> bool:
         dispatcher = self._dispatchers.get(backend)
-        if dispatcher is None or not dispatcher.start_copy(head, body, self._shared.now() + seconds, origin):
+        if dispatcher is None:
+            return False
+        if not dispatcher.start_copy(head, body, self._shared.now() + seconds, Way(dispatcher, version)):
             return False
         if self._timer is None:
             self._tick()

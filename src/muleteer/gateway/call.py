@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from muleteer.gateway.exchange import Head
-from muleteer.gateway.origin import Origin
+from muleteer.gateway.sessions import Session
 from muleteer.gateway.statistics import CallCounts
+from muleteer.gateway.way import Way
 
 
 class CallState(IntEnum):
@@ -76,7 +77,8 @@ class Call:
         attempts: times it was sent to a replica that may have run it.
         bounces: times a replica gave it back unrun.
         retried: it holds a place of the retry budget.
-        origin: where it comes from; set when its backend is known.
+        way: from its endpoint to its backend; set when that is known.
+        session: None without one.
         counts: of its backend; those of requests, or those of copies.
         copy: nobody waits for it: it is never queued and never run again.
         link, link_id: where it runs, while RUNNING.
@@ -84,7 +86,7 @@ class Call:
         started_s: when the replica can have begun it, `inf` while it was only sent ahead.
     """
 
-    origin: Origin
+    way: Way[Any]
     counts: CallCounts
 
     __slots__ = (
@@ -99,13 +101,14 @@ class Call:
         "head",
         "link",
         "link_id",
-        "origin",
         "owner",
         "priority",
         "retried",
+        "session",
         "size",
         "started_s",
         "state",
+        "way",
         "wheel_slot",
     )
 
@@ -124,6 +127,7 @@ class Call:
         self.bounces = 0
         self.retried = False
         self.copy = False
+        self.session: Session | None = None
         self.link: CallLink | None = None
         self.link_id = 0
         self.dispatched_s = 0.0

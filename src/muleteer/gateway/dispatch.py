@@ -8,6 +8,7 @@ request may bring the next one of its connection before the answer returns, so s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -29,11 +30,12 @@ from muleteer.gateway.exchange import Head, Response
 from muleteer.gateway.fleet import Dialing, Fleet
 from muleteer.gateway.gate import Gate
 from muleteer.gateway.link import SENT_AHEAD, UNRUN, ErrorPayload, Link
-from muleteer.gateway.origin import Origin
 from muleteer.gateway.quarantine import Quarantine
+from muleteer.gateway.sessions import Session
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.statistics import BackendStatistics, CallCounts, QueueStatistics
 from muleteer.gateway.versions import GONE
+from muleteer.gateway.way import Way
 from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
 from muleteer.telemetry.log import log
 
@@ -102,36 +104,47 @@ class Dispatcher:
         """Why a request may not come in before its body is read; None if it may."""
         return self.gate.enter(head.client, priority, deadline_s - self._shared.now(), head.content_length or 0)
 
-    def begin(self, head: Head, origin: Origin, *, deadline_s: float, priority: Priority, body_max: int) -> Call:
+    def begin(
+        self,
+        head: Head,
+        way: Way[Any],
+        *,
+        deadline_s: float,
+        priority: Priority,
+        body_max: int,
+        session: Session | None = None,
+    ) -> Call:
         """Admit before the body is read. Raises RequestError, counted as refused."""
         error = self.obstacle(head, priority, deadline_s)
         if error is not None:
             self._counts.refused[error.code] = self._counts.refused.get(error.code, 0) + 1
-            origin.version.ended(error.code)
+            way.version.ended(error.code)
             raise error
         size = head.content_length or 0
         call = Call(self, head, deadline_s=deadline_s, priority=priority, body_max=body_max, size=size)
-        self._enter(call, origin)
+        call.session = session
+        self._enter(call, way)
         return call
 
-    def adopt(self, call: Call, origin: Origin, body: bytes) -> None:
+    def adopt(self, call: Call, way: Way[Any], session: Session | None, body: bytes) -> None:
         """A call that was admitted for the endpoint as a whole is this backend's: its body says so."""
         share = self.gate.share(call.head.client)
         call.owner = self
-        self._enter(call, origin)
+        call.session = session
+        self._enter(call, way)
         if share is None:
             self.submit(call, body)
         else:
             self._fail(call, share)
 
-    def start_copy(self, head: Head, body: bytes, deadline_s: float, origin: Origin) -> bool:
+    def start_copy(self, head: Head, body: bytes, deadline_s: float, way: Way[Any]) -> bool:
         """Run a copy of a call if a slot can be spared for it. Whether it runs: it is never queued or run again."""
         link = self.gate.spare()
         now = self._shared.now()
         if link is None or self._quarantine.is_poison(body, now):
             return False
         call = Call(self, head, deadline_s=deadline_s, priority=Priority.SHEDDABLE, body_max=0, size=len(body))
-        call.origin = origin
+        call.way = way
         call.counts = self._copy_counts
         call.copy = True
         call.body = body
@@ -141,8 +154,8 @@ class Dispatcher:
         self._start(link, call, now)
         return True
 
-    def _enter(self, call: Call, origin: Origin) -> None:
-        call.origin = origin
+    def _enter(self, call: Call, way: Way[Any]) -> None:
+        call.way = way
         call.counts = self._counts
         self._shared.wheel.add(call)
         self._shared.waiting_bytes += call.size
@@ -186,7 +199,7 @@ class Dispatcher:
         """`link`, or rather the one that the call's session keeps to, if that has room as well. A busy one is not
         waited for: a slot that idles while calls wait would cost everybody, and a move costs one session.
         """
-        session = call.origin.session
+        session = call.session
         if session is None or not session.replica:
             return link
         own = session.preferred(self._slots)
@@ -270,7 +283,7 @@ class Dispatcher:
         self._leave_place(call)
         call.move(SETTLED)
         self._shared.wheel.discard(call)
-        head, origin = call.head, call.origin
+        head, way = call.head, call.way
         if call.copy:
             self._copies -= 1
         else:
@@ -283,18 +296,18 @@ class Dispatcher:
             self._budget.give_back()
         body, call.body = call.body, b""
         if response is None:
-            origin.version.ended(GONE)
+            way.version.ended(GONE)
             return
         if response.code:
-            origin.version.ended(response.code)
+            way.version.ended(response.code)
         else:
-            origin.version.ok(self._shared.now() - head.received_s)
+            way.version.ok(self._shared.now() - head.received_s)
         head.respond(response)
-        if origin.mirror is not None:
-            origin.mirror.offer(head, body, response)
+        if way.mirror is not None:
+            way.mirror.offer(head, body, response)
 
     def _header_lines(self, call: Call) -> bytes:
-        lines, session = self._headers[call.attempts], call.origin.session
+        lines, session = self._headers[call.attempts], call.session
         return lines if session is None else lines + session.lines(call.link if call.attempts else None)
 
     # -- a link tells

@@ -7,13 +7,14 @@ to in the end asks again, as every backend does when a body is in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from muleteer.base.errors import ExpiredInQueue, RequestError
 from muleteer.gateway.call import SETTLED, Call, Priority
 from muleteer.gateway.exchange import Head
-from muleteer.gateway.origin import Origin
+from muleteer.gateway.sessions import Session
 from muleteer.gateway.shared import Shared
+from muleteer.gateway.way import Way
 
 
 class Backend(Protocol):
@@ -23,13 +24,13 @@ class Backend(Protocol):
         """Why a request may not come in before its body is read; None if it may."""
         ...
 
-    def adopt(self, call: Call, origin: Origin, body: bytes) -> None:
+    def adopt(self, call: Call, way: Way[Any], session: Session | None, body: bytes) -> None:
         """The call is this backend's from now on."""
         ...
 
 
-Place = Callable[[Head, bytes], tuple[Backend, Origin]]
-"""Chooses by the body. Raises RequestError."""
+Place = Callable[[Head, bytes], tuple[Way[Any], Session | None]]
+"""Chooses a way, to a `Backend`, by the body. Raises RequestError."""
 
 
 class Reception:
@@ -67,9 +68,9 @@ class Reception:
         """The body is in: let it choose. Raises what `place` raises: the call is still to be abandoned then."""
         if call not in self._calls:
             return  # it has expired
-        backend, origin = self._place(call.head, body)
+        way, session = self._place(call.head, body)
         self._leave(call)
-        backend.adopt(call, origin, body)
+        way.backend.adopt(call, way, session, body)
 
     def abandon(self, call: Call) -> None:
         """The client is gone."""

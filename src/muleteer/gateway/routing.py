@@ -6,63 +6,86 @@ import binascii
 import math
 from base64 import b64decode
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Generic
 
 from muleteer.base.errors import Loading, MethodNotAllowed, NotFound, SpecError
-from muleteer.gateway.origin import Mirror, Origin
 from muleteer.gateway.sessions import Session, Sessions
 from muleteer.gateway.split import Choice, Split
 from muleteer.gateway.versions import EndpointCounts
+from muleteer.gateway.way import B, Mirror, Way
 from muleteer.spec.routes import RESERVED
 from muleteer.spec.snapshot import EndpointRoute, Snapshot
 
-NewMirror = Callable[[EndpointRoute, EndpointCounts], Mirror]
-"""Makes what copies the calls of an endpoint that has a shadow."""
 
+class Context(Generic[B]):
+    """What the endpoints of one gateway have in common, over all snapshots.
 
-class Context:
-    """What the endpoints of one gateway have in common, over all snapshots."""
+    Args:
+        backend_of: who takes the calls for a backend of the snapshot, given its name.
+        new_mirror: makes what copies the calls of an endpoint that has a shadow.
+    """
 
-    def __init__(self, new_mirror: NewMirror) -> None:
+    def __init__(
+        self,
+        backend_of: Callable[[str], B],
+        new_mirror: Callable[[EndpointRoute, EndpointCounts], Mirror],
+    ) -> None:
         self.sessions = Sessions()
+        self.backend_of = backend_of
         self.new_mirror = new_mirror
 
 
-class Endpoint:
+class Endpoint(Generic[B]):
     """One endpoint, ready for the hot path.
+
+    Among thousands nothing of an endpoint is in the processor's cache when a request comes for it, and each object that
+    is looked at on the way costs as much as a hundred instructions: so there are few.
 
     Args:
         counts: of the endpoint of this name, whatever its traffic was.
     """
 
-    __slots__ = ("_context", "_mirror", "_origins", "counts", "methods", "route", "split")
+    __slots__ = ("_context", "_mirror", "_ways", "counts", "methods", "route", "split")
 
-    def __init__(self, route: EndpointRoute, cookie_key: bytes, context: Context, counts: EndpointCounts) -> None:
+    def __init__(self, route: EndpointRoute, cookie_key: bytes, context: Context[B], counts: EndpointCounts) -> None:
         self.route = route
-        self.methods = frozenset(route.methods)
+        self.methods = _methods(route.methods)
         self.split = Split(route, cookie_key)
         self.counts = counts
         self._context = context
         self._mirror = None if route.shadow is None else context.new_mirror(route, counts)
-        self._origins: dict[str, Origin] = {}
+        self._ways: tuple[Way[B] | None, ...] = (None,) * len(route.traffic)
 
-    def origin(self, choice: Choice) -> Origin:
-        """Of a call that goes there."""
-        backend = choice.backend
-        origin = self._origins.get(backend)
-        if origin is None:
-            mirror = self._mirror
-            if mirror is not None and mirror.backend == backend:
-                mirror = None  # it would be compared with itself
-            origin = self._origins[backend] = Origin(self.counts.version(backend), None, mirror)
+    def way(self, choice: Choice) -> Way[B]:
+        """To the chosen backend; made when it is first gone."""
+        return self._ways[choice.number] or self._new_way(choice)
+
+    def session(self, choice: Choice) -> Session | None:
+        """Of a request that has one."""
         if choice.session is None:
-            return origin
+            return None
         affinity = self.route.affinity
         assert affinity is not None
-        session = Session(choice, self.route.name, replica=affinity.replica, sessions=self._context.sessions)
-        return Origin(origin.version, session, origin.mirror)
+        return Session(choice, self.route.name, replica=affinity.replica, sessions=self._context.sessions)
+
+    def _new_way(self, choice: Choice) -> Way[B]:
+        backend = choice.backend
+        mirror = self._mirror
+        if mirror is not None and mirror.backend == backend:
+            mirror = None  # it would be compared with itself
+        way = Way(self._context.backend_of(backend), self.counts.version(backend), mirror)
+        self._ways = (*self._ways[: choice.number], way, *self._ways[choice.number + 1 :])
+        return way
 
 
-class Routes:
+@lru_cache(maxsize=256)
+def _methods(names: tuple[str, ...]) -> frozenset[str]:
+    """The same few sets for all endpoints."""
+    return frozenset(names)
+
+
+class Routes(Generic[B]):
     """All endpoints of one snapshot. Raises SpecError if the snapshot contradicts itself.
 
     Args:
@@ -72,11 +95,11 @@ class Routes:
 
     __slots__ = ("_by_path", "_cookie_key", "backends", "revision")
 
-    def __init__(self, snapshot: Snapshot, context: Context, before: Routes | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, context: Context[B], before: Routes[B] | None = None) -> None:
         self.revision = snapshot.revision
         self.backends = {backend.name for backend in snapshot.backends}
         self._cookie_key = _cookie_key(snapshot)
-        self._by_path: dict[str, Endpoint] = {}
+        self._by_path: dict[str, Endpoint[B]] = {}
         if len(self.backends) < len(snapshot.backends):
             raise SpecError("two backends have the same name")
         known = {} if before is None else {each.route.name: each for each in before.endpoints}
@@ -99,11 +122,11 @@ class Routes:
             self._by_path[route.route] = Endpoint(route, self._cookie_key, context, counts)
 
     @property
-    def endpoints(self) -> list[Endpoint]:
+    def endpoints(self) -> list[Endpoint[B]]:
         """All of them."""
         return list(self._by_path.values())
 
-    def find(self, method: str, path: str) -> Endpoint:
+    def find(self, method: str, path: str) -> Endpoint[B]:
         """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed; Loading before
         the first snapshot, when nobody can know what there is not.
         """

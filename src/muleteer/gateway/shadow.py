@@ -14,7 +14,6 @@ from muleteer.base.clock import Clock
 from muleteer.base.limits import COMPARE_BYTES_MAX, COMPARE_SHARE, SHADOW_BYTES_MAX, SHADOW_CALLS_MAX
 from muleteer.gateway.compare import compare
 from muleteer.gateway.exchange import Head, Response
-from muleteer.gateway.origin import Origin
 from muleteer.gateway.versions import EndpointCounts, Version
 from muleteer.spec.snapshot import EndpointRoute
 
@@ -23,8 +22,8 @@ _COPIED = frozenset({"", "model_error", "bad_model_output"})
 CLIENT = "shadow"
 """Who asks for copies: no address of a client looks like it."""
 
-Start = Callable[[str, Head, bytes, float, Origin], bool]
-"""Runs a copy on a backend (name, head, body, seconds it may take, origin) if it can be spared; whether it does."""
+Start = Callable[[str, Head, bytes, float, Version], bool]
+"""Runs a copy on a backend (name, head, body, seconds it may take, version) if it can be spared; whether it does."""
 Soon = Callable[[Callable[[], None]], object]
 """Calls it back in a later turn of the loop."""
 
@@ -84,7 +83,7 @@ class EndpointMirror:
         self._timeout_s = route.timeout_s
         self._counts = counts.shadow(self.backend)
         self._shadows = shadows
-        self._origin = Origin(Version())  # counts for nobody
+        self._version = Version()  # what a copy counts for is shown nowhere
 
     def offer(self, head: Head, body: bytes, response: Response) -> None:
         """A call was answered: copy it, if chance and bounds will have it."""
@@ -109,7 +108,7 @@ class EndpointMirror:
             received_s=self._shadows.now(),
             respond=lambda response: self._answered(answer, response, size),
         )
-        if self._shadows.start(self.backend, copy, body, self._timeout_s, self._origin):
+        if self._shadows.start(self.backend, copy, body, self._timeout_s, self._version):
             self._counts.sent += 1
         else:
             self._counts.dropped += 1

@@ -35,11 +35,13 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         backend: its name.
+        number: its place in the endpoint's traffic.
         session: the key that placed it; None if it was placed by weight or by wish.
         set_cookie: a whole `set-cookie` line for the answer, when the session begins here.
     """
 
     backend: str
+    number: int
     session: bytes | None = None
     set_cookie: bytes | None = None
 
@@ -61,14 +63,14 @@ class Split:
         cookie_key: secret that signs the cookies we issue; the same in every gateway.
     """
 
-    __slots__ = ("_by_name", "_choices", "_last", "_ranked", "_route", "_session", "_sums", "needs_body")
+    __slots__ = ("_by_name", "_choices", "_last", "_override", "_ranked", "_session", "_sums", "needs_body")
 
     def __init__(self, route: EndpointRoute, cookie_key: bytes) -> None:
-        self._route = route
-        self._by_name = {name: Choice(name) for name in route.traffic}
+        self._override = route.override
+        self._by_name = {name: Choice(name, number) for number, name in enumerate(route.traffic)}
         weighed = {name: weight for name, weight in route.traffic.items() if weight > 0}
-        self._choices = [self._by_name[name] for name in weighed]
-        self._sums = list(accumulate(weighed.values()))
+        self._choices = tuple(self._by_name[name] for name in weighed)
+        self._sums = tuple(accumulate(weighed.values()))
         self._last = len(weighed) - 1
         self._ranked = [(name, name.encode() + b"\0", -weight) for name, weight in weighed.items()]
         self._session: Callable[[dict[str, str], bytes], tuple[bytes | None, bytes | None]] | None = None
@@ -89,13 +91,13 @@ class Split:
         `headers` have lower-case names; `uniform()` gives a number from [0, 1); `body` is looked at only if
         `needs_body`. Raises ClientError if the request wishes for a backend that this endpoint does not have.
         """
-        wished = self.wished(headers)
-        if wished is not None:
+        if self._override is not None and (wished := self.wished(headers)) is not None:
             return wished
         if self._session is not None:
             session, set_cookie = self._session(headers, body)
             if session is not None:
-                return Choice(self.place(session), session, set_cookie)
+                backend = self.place(session)
+                return Choice(backend, self._by_name[backend].number, session, set_cookie)
         if not self._last:
             return self._choices[0]
         return self._choices[bisect(self._sums, uniform() * self._sums[-1], 0, self._last)]
@@ -118,7 +120,7 @@ class Split:
         """The backend that a request names itself, where it may. An explicit header must name one: ClientError; a
         cookie may be left over from one that is gone.
         """
-        override = self._route.override
+        override = self._override
         if override is None:
             return None
         if override.header is not None and (name := headers.get(override.header)) is not None:
