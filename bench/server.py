@@ -64,7 +64,7 @@ class Server:
         self.pid = 0
         self.port = port
         self._arguments = arguments
-        self._env = os.environ | (env or {})
+        self._env = os.environ | {"XDG_STATE_HOME": str(folder / "state")} | (env or {})
         self._seen: dict[int, Process] = {}
 
     def __enter__(self) -> Self:

@@ -358,7 +358,7 @@ def test_ctrl_c_while_a_detached_server_starts_gives_it_up(folder):
     process = subprocess.Popen(
         [*MULETEER, "serve", "-d", "slow.py:Slow", "--run-dir", folder.run_dir, "--port", "0"],
         cwd=folder.path,
-        env=environment(),
+        env=environment(**folder.environment()),
         stdout=subprocess.PIPE,
         text=True,
     )
