@@ -10,7 +10,8 @@ from pathlib import Path
 from muleteer.base.errors import UsageError, UsageErrors
 from muleteer.cli.declare import declare
 from muleteer.cli.flags import Parser, add_settings, given_settings
-from muleteer.cli.output import Paint, say
+from muleteer.cli.foreground import Foreground
+from muleteer.cli.output import Paint
 from muleteer.cli.server import Server
 from muleteer.spec.load import resolve
 from muleteer.spec.settings import SETTINGS, Declared
@@ -23,7 +24,11 @@ def run(arguments: Sequence[str]) -> int:
         from muleteer.cli.detach import run_detached
 
         return run_detached(declared)
-    return Server(declared, say=say, paint=Paint(sys.stdout)).run()
+    foreground = Foreground(sys.stdout)
+    try:
+        return Server(declared, say=foreground.say, paint=Paint(sys.stdout), lend_timer=foreground.lend_timer).run()
+    finally:
+        foreground.close()
 
 
 def read(arguments: Sequence[str]) -> tuple[Declared, bool]:

@@ -16,6 +16,7 @@ import msgspec
 from muleteer import __version__
 from muleteer.base.clock import MonotonicClock
 from muleteer.base.errors import UsageError
+from muleteer.cli.foreground import Later
 from muleteer.cli.narrate import Narrator
 from muleteer.cli.output import Paint
 from muleteer.cli.probe import Probe
@@ -39,10 +40,11 @@ class Server:
 
     Args:
         declared: what to serve; the port may be 0.
-        say: takes one line for the person.
+        say: takes one line for the person; must not block.
         paint: colours it.
         show_output: whether lines of the processes are shown too (they are in their logs anyway).
         on_serving: called once, when requests are answered.
+        lend_timer: called once, with what runs a call after some seconds.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Server:
         paint: Paint,
         show_output: bool = True,
         on_serving: Callable[[], None] = lambda: None,
+        lend_timer: Callable[[Later], None] = lambda _: None,
     ) -> None:
         self._declared = declared
         self._say = say
         self._paint = paint
         self._show_output = show_output
         self._on_serving = on_serving
+        self._lend_timer = lend_timer
 
     def run(self) -> int:
         """Serve until a signal; the exit status. Raises UsageError; then nothing is left running."""
@@ -108,6 +112,7 @@ class Server:
         narrator.banner(__version__, str(directory.path), os.getpid())
 
         supervisor = Supervisor(directory, processes(server), sockets={"http": listener}, on_event=on_event)
+        self._lend_timer(supervisor.after)
         host, port = listener.getsockname()[:2]
         probe = Probe(listener.family, (_EVERYWHERE.get(host, host), port), supervisor.after, on_yes)
         try:
