@@ -20,6 +20,7 @@ from muleteer.cli.foreground import Later
 from muleteer.cli.narrate import Narrator
 from muleteer.cli.output import Paint
 from muleteer.cli.probe import Probe
+from muleteer.spec.address import EVERYWHERE, url_of
 from muleteer.spec.run_dir import default_run_dir
 from muleteer.spec.settings import Declared, ServerSettings
 from muleteer.supervise import events
@@ -30,7 +31,6 @@ from muleteer.supervise.supervisor import Supervisor
 
 GATEWAY = "gateway-0"
 CONTROLLER = "controller"
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _MARGIN_S = 2.0
 """What a gateway may need over drain delay and grace, before it is killed."""
 
@@ -102,7 +102,7 @@ class Server:
 
         narrator = Narrator(
             self._declared,
-            url_of(server),
+            url_of(server.host, server.port),
             clock=MonotonicClock(),
             paint=self._paint,
             say=self._say,
@@ -114,7 +114,7 @@ class Server:
         supervisor = Supervisor(directory, processes(server), sockets={"http": listener}, on_event=on_event)
         self._lend_timer(supervisor.after)
         host, port = listener.getsockname()[:2]
-        probe = Probe(listener.family, (_EVERYWHERE.get(host, host), port), supervisor.after, on_yes)
+        probe = Probe(listener.family, (EVERYWHERE.get(host, host), port), supervisor.after, on_yes)
         try:
             status = supervisor.run()
         finally:
@@ -158,12 +158,6 @@ def write_declared(directory: Path, declared: Declared) -> None:
     aside.write_bytes(msgspec.json.encode(declared))
     aside.replace(directory / "declared.json")
     (directory / "snapshot.json").unlink(missing_ok=True)
-
-
-def url_of(server: ServerSettings) -> str:
-    """Where this machine reaches it, without a route."""
-    host = _EVERYWHERE.get(server.host, server.host)
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
 def run_dir_flag(server: ServerSettings, environ: Mapping[str, str]) -> str:

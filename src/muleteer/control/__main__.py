@@ -20,6 +20,7 @@ from muleteer.control.controller import Controller
 from muleteer.control.line_stream import LineStream
 from muleteer.control.proc import age_s
 from muleteer.engine.local import LocalEngine
+from muleteer.spec.address import url_of
 from muleteer.spec.settings import Declared
 from muleteer.supervise.process import ProcessStatus
 from muleteer.telemetry.log import log
@@ -125,7 +126,7 @@ class ControlProcess:
         return Server(
             pid=pid,
             uptime_s=age_s(pid),
-            address=f"http://{lock.host}:{lock.port}" if lock is not None and lock.port else None,
+            address=url_of(lock.host, lock.port) if lock is not None and lock.port else None,
         )
 
 
