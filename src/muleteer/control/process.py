@@ -184,7 +184,7 @@ class ControlProcess:
         return Server(
             pid=pid,
             uptime_s=age_s(pid),
-            address=f"http://{lock.host}:{lock.port}" if lock is not None and lock.port else None,
+            address=url_of(lock.host, lock.port) if lock is not None and lock.port else None,
         )
 
 
