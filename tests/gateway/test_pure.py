@@ -405,7 +405,7 @@ def test_routes_are_exact():
 
 def test_before_the_first_snapshot_no_route_is_unknown():
     with pytest.raises(Loading):
-        Routes(EMPTY, Context(lambda route, counts: None)).find("POST", "/a")
+        Routes(EMPTY, Context(str, lambda route, counts: None)).find("POST", "/a")
 
 
 # -- states of a call
