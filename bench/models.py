@@ -29,3 +29,12 @@ class FancyModel:
         start = time.perf_counter_ns()
         time.sleep(0.005)
         return {"nonce": nonce, "slept_us": (time.perf_counter_ns() - start) // 1000}
+
+
+class Hangs:
+    """Loads, and never answers."""
+
+    def predict(self, nonce: int) -> int:
+        """For ever."""
+        while True:
+            time.sleep(nonce and 3600)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import nginx, report, routing, sections, wrk
+from bench import nginx, report, routing, sections, shadow, wrk
 from bench.measure import machine
 from muleteer import __version__
 
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--only", choices=("front", "fancy", "overload", "starting", "routing"))
+    parser.add_argument("--only", choices=("front", "fancy", "overload", "starting", "routing", "shadow"))
     given = parser.parse_args()
     missing = [tool.MISSING for tool in (wrk, nginx) if not tool.available()]
     if missing:
@@ -71,6 +71,8 @@ def main() -> int:
             found.append(sections.front(folder, random.Random(given.seed), rounds=given.rounds, seconds=given.seconds))
         if wanted("routing"):
             found.append(routing.section(random.Random(given.seed), rounds=3 * given.rounds))
+        if wanted("shadow"):
+            found.append(shadow.shadow(folder, rounds=given.rounds, seconds=2 * given.seconds))
         capacity = 0.0
         if given.only in (None, "fancy", "overload") and (wanted("fancy") or given.only == "overload"):
             section, capacity = sections.fancy(folder, rounds=given.rounds, seconds=2 * given.seconds)

@@ -198,6 +198,20 @@ def test_requests_of_the_shadows_own_go_first(shadowed):
     shadowed(test)
 
 
+def test_the_one_slot_of_a_shadow_with_traffic_is_lent_for_a_twentieth_of_the_time(shadowed):
+    async def test(shadowed):
+        traffic = {"primary": 1.0, "shadow": 0.0000001}
+        await shadowed.start(traffic=traffic, shadow=lambda _: Answer(after_s=0.02))
+        began = time.monotonic()
+        while time.monotonic() < began + 1.0:
+            assert (await shadowed.rig.send().outcome()).status == 200
+            await shadowed.rig.until(lambda: shadowed.rig.application.quiet)
+        assert 1 <= shadowed.counted.sent <= 1 + 1.2 / 0.4
+        assert shadowed.counted.dropped > 10
+
+    shadowed(test)
+
+
 def test_a_call_of_the_shadow_itself_is_not_copied(shadowed):
     async def test(shadowed):
         await shadowed.start(traffic={"shadow": 1.0})

@@ -99,6 +99,9 @@ SHADOW_BYTES_MAX = _integer(
 SHADOW_RESERVE = _integer(
     "shadow_reserve", 4, "1/share", "of a backend with traffic of its own, copies leave a quarter of the slots free"
 )
+SHADOW_SHARE = _integer(
+    "shadow_share_percent", 5, "% of time", "that copies may hold the one slot of a backend with traffic of its own"
+)
 COMPARE_NODES_MAX = _integer(
     "compare_nodes_max", 100_000, "values", "of two answers compared; bounds the time a shadow may take from others"
 )

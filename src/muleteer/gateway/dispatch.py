@@ -139,8 +139,8 @@ class Dispatcher:
 
     def start_copy(self, head: Head, body: bytes, deadline_s: float, way: Way[Any]) -> bool:
         """Run a copy of a call if a slot can be spared for it. Whether it runs: it is never queued or run again."""
-        link = self.gate.spare()
         now = self._shared.now()
+        link = self.gate.spare(now)
         if link is None or self._quarantine.is_poison(body, now):
             return False
         call = Call(self, head, deadline_s=deadline_s, priority=Priority.SHEDDABLE, body_max=0, size=len(body))
@@ -286,6 +286,8 @@ class Dispatcher:
         head, way = call.head, call.way
         if call.copy:
             self._copies -= 1
+            now = self._shared.now()
+            self.gate.copy_ended(now - call.dispatched_s, now)
         else:
             self._open_calls -= 1
             client, held = head.client, self.gate.held

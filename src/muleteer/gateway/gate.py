@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from muleteer.base.errors import CrashLoop, Draining, ExpiredInQueue, Loading, QuotaExceeded, Refused, RequestError
-from muleteer.base.limits import QUEUED_BYTES_MAX, SHADOW_RESERVE
+from muleteer.base.limits import QUEUED_BYTES_MAX, SHADOW_RESERVE, SHADOW_SHARE
 from muleteer.gateway import admission
 from muleteer.gateway.call import Call, Priority
 from muleteer.gateway.capacity import Capacity
@@ -28,7 +28,17 @@ class Gate:
         has_traffic: an endpoint sends it requests of its own, not only copies.
     """
 
-    __slots__ = ("_shared", "capacity", "has_traffic", "held", "queue", "retired", "route", "was_ready")
+    __slots__ = (
+        "_copies_due_s",
+        "_shared",
+        "capacity",
+        "has_traffic",
+        "held",
+        "queue",
+        "retired",
+        "route",
+        "was_ready",
+    )
 
     def __init__(self, route: BackendRoute, shared: Shared) -> None:
         self.route = route
@@ -39,6 +49,7 @@ class Gate:
         self.retired = False
         self.has_traffic = True
         self._shared = shared
+        self._copies_due_s = 0.0
 
     def enter(self, client: str, priority: Priority, remaining_s: float, size: int) -> RequestError | None:
         """Why a request may not come in, before its body is read; `size` as announced, 0 if unknown."""
@@ -54,14 +65,22 @@ class Gate:
         """Why a request that was admitted for the endpoint as a whole may not come to this backend of it."""
         return self._share_refusal(client)
 
-    def spare(self) -> Link | None:
-        """The link for a copy: one with a slot that idles, beyond those that are kept for requests."""
+    def spare(self, now: float) -> Link | None:
+        """The link for a copy: one with a slot that idles, beyond those that are kept for requests. Where all would be
+        kept, copies have the slots for a small share of the time instead.
+        """
         slots = self.capacity.slots
         link = slots.next()
         if self.queue.depth or link is None or len(link.in_flight) >= link.concurrency:
             return None
         kept = max(1, slots.total // SHADOW_RESERVE) if self.has_traffic else 0
-        return link if slots.idle > kept else None
+        if slots.idle > kept or (slots.total <= kept and now >= self._copies_due_s):
+            return link
+        return None
+
+    def copy_ended(self, held_s: float, now: float) -> None:
+        """A copy held its slot for so long."""
+        self._copies_due_s = now + held_s * (100 / SHADOW_SHARE - 1)
 
     def unavailable(self) -> Refused | None:
         """Why nothing can run and nothing may wait. Calls of a backend that was ready wait for it to come back."""

@@ -97,6 +97,4 @@ class Life:
             log("the snapshot in the run directory is of no use", path=str(path), error=str(error))
 
     def _statistics(self) -> dict[str, Any]:
-        statistics: dict[str, Any] = msgspec.to_builtins(self._application.statistics())
-        statistics["http"] = msgspec.to_builtins(self._http.statistics())
-        return statistics
+        return {**msgspec.structs.asdict(self._application.statistics()), "http": self._http.statistics()}

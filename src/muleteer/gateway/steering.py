@@ -16,6 +16,7 @@ from muleteer.wire.lines import LineDecoder, encode_line
 Apply = Callable[[Snapshot], None]
 """Raises SpecError for a snapshot that contradicts itself."""
 Statistics = Callable[[], dict[str, Any]]
+"""Names to what msgspec can encode."""
 
 
 class Steering(asyncio.Protocol):
