@@ -21,8 +21,8 @@ BUGS = {
     "a call that is run again gets another's answer": (
         "kills",
         "gateway/dispatch.py",
-        "        self._counts.answered += 1\n",
-        "        if call.attempts > 1:\n            body = self._stale\n        self._stale = body\n        self._counts.answered += 1\n",
+        "        call.counts.answered += 1\n",
+        "        if call.attempts > 1:\n            body = self._stale\n        self._stale = body\n        call.counts.answered += 1\n",
         ("0 crossed, double", "crossed, answered with"),
         6,
     ),
