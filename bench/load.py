@@ -53,7 +53,9 @@ class Record:
 
 @dataclass
 class Target:
-    """Where requests go and what they look like. `body(nonce)` must hold the nonce for the answer to be checked."""
+    """Where requests go and what they look like. `body(nonce)` must hold the nonce for the answer to be checked;
+    `source` is the caller's address.
+    """
 
     port: int
     path: str
@@ -62,6 +64,7 @@ class Target:
     headers: str = ""
     timeout_s: float = 30.0
     connections_max: int = 1024
+    source: str | None = None
 
     def request(self, nonce: int) -> bytes:
         """The bytes of one request."""
@@ -266,7 +269,10 @@ class Load:
         try:
             async with asyncio.timeout(self.target.timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self), self.target.host, self.target.port
+                    lambda: Connection(self),
+                    self.target.host,
+                    self.target.port,
+                    local_addr=(self.target.source, 0) if self.target.source else None,
                 )
         except (OSError, TimeoutError):
             if record is not None:

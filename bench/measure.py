@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,19 @@ def descendants(root: int) -> list[Process]:
     return tree
 
 
+def busy_share(seconds: float = 1.0) -> float:
+    """How much of all cores is used now, by anybody, from 0 to 1."""
+
+    def read() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+
+    total, idle = read()
+    time.sleep(seconds)
+    total_after, idle_after = read()
+    return 1 - (idle_after - idle) / max(1, total_after - total)
+
+
 def machine() -> dict[str, object]:
     """Facts that figures depend on."""
     cpu = next(
@@ -97,5 +111,5 @@ def machine() -> dict[str, object]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "busy_before_percent": round(100 * busy_share()),
     }

@@ -135,20 +135,22 @@ def overload(folder: Path, capacity: float, *, rounds: int, seconds: float) -> S
         f"FancyModel, {REPLICAS} replicas, open loop at {OVERLOAD} × the rate reached above, deadline "
         f"{OVERLOAD_DEADLINE_S * 1000:.0f} ms; the first second is left out. Latencies count from sending.",
     )
-    goodput, late, refused, lag, unsent, memory = [], [], [], [], [], []
+    goodput, late, expired, refused, lag, unsent, memory, cpu = [], [], [], [], [], [], [], []
     headers = f"x-request-timeout-ms: {OVERLOAD_DEADLINE_S * 1000:.0f}\r\n"
     with Server(folder, f"{MODELS}:FancyModel", "--route", "/predict", "--replicas", str(REPLICAS)) as server:
         gateway = server.pids("gateway")[0]
         drive(Load(Target(server.port, "/predict", nonce_body)).closed_loop(8, 1.0))
         target = Target(server.port, "/predict", nonce_body, headers=headers, connections_max=2000)
         for _ in range(rounds):
+            before = measure.cpu_s([gateway])
             records = drive(Load(target).open_loop(OVERLOAD * capacity, seconds + 1))
+            cpu.append(1e6 * (measure.cpu_s([gateway]) - before) / len(records))
             window = [r for r in records if r.due >= records[0].due + 1]
             good = [r for r in window if r.status == 200 and r.done - r.sent <= OVERLOAD_DEADLINE_S]
             goodput.append(len(good) / (window[-1].due - window[0].due) / capacity)
-            late.append(
-                quantile([r.done - r.sent for r in window if r.status in (200, 504)], 0.99) / OVERLOAD_DEADLINE_S
-            )
+            late.append(quantile([r.done - r.sent for r in window if r.status == 200], 0.99) / OVERLOAD_DEADLINE_S)
+            admitted = [r for r in window if r.status in (200, 504)]
+            expired.append(100 * sum(r.status == 504 for r in admitted) / len(admitted))
             refused.append(1e3 * quantile([r.done - r.sent for r in window if r.status == 503], 0.99))
             lag.append(1e3 * quantile([r.sent - r.due for r in window if not r.failure], 0.99))
             unsent.append(100 * sum(r.status == 0 for r in window) / len(window))
@@ -156,9 +158,11 @@ def overload(folder: Path, capacity: float, *, rounds: int, seconds: float) -> S
     section.add(
         of("goodput ÷ capacity", "", goodput, target=0.90, better="more"),
         of("p99 of accepted ÷ deadline", "", late, target=1.0),
+        of("of the admitted, ended by their deadline (504)", "%", expired),
         of("p99 of refusals", "ms", refused, target=50.0),
         of("requests without an answer", "%", unsent, target=0.0),
         of("p99 of the generator's own delay", "ms", lag),
+        of("CPU of the gateway", "µs a request", cpu),
         of("RSS of the gateway", "MB", memory),
     )
     return section

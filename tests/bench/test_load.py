@@ -105,17 +105,33 @@ def test_a_connection_that_ends_without_an_answer_is_a_reset():
     assert {(record.status, record.failure) for record in load.records} == {(0, "reset")}
 
 
-def test_an_answer_too_many_is_noticed():
-    async def twice(reader, writer):
-        nonce = await one_request(reader)
-        writer.write(answer(str(nonce)))
-        await writer.drain()
-        await asyncio.sleep(0.02)
-        writer.write(answer(str(nonce)))
-        await reader.read()
+async def twice(reader, writer):
+    nonce = await one_request(reader)
+    writer.write(answer(str(nonce)) * 2)
+    await reader.read()
 
-    load = against(twice, lambda load: load.open_loop(20, 0.5))
-    assert load.stray_bytes > 0
+
+def test_an_answer_too_many_is_noticed():
+    load = against(twice, lambda load: load.closed_loop(1, 0))
+    assert [record.status for record in load.records] == [200]
+    assert load.stray_bytes == len(answer("1"))
+
+
+def test_an_answer_too_many_is_not_the_answer_to_the_next():
+    load = against(twice, lambda load: load.open_loop(20, 0.2), connections_max=1, timeout_s=0.3)
+    assert any(record.status == 200 and int(record.body) != record.nonce for record in load.records)
+
+
+def test_a_connection_that_is_turned_away():
+    async def full(reader, writer):
+        writer.write(answer("full", "503 Service Unavailable", "Connection: close\r\n"))
+
+    async def drive(load):
+        await load.prepare(3)
+        await asyncio.sleep(0.1)
+
+    load = against(full, drive)
+    assert (load.turned_away, load.stray_bytes) == (3, 0)
 
 
 def test_nobody_listens():

@@ -66,3 +66,11 @@ def test_wrk_measures_nginx_and_nginx_ends(tmp_path):
     assert figures.failed == 0
     assert 0 < figures.p50_us <= figures.p99_us <= figures.max_us
     assert not [p for p in measure.descendants(os.getpid()) if "nginx" in p.command]
+
+
+def test_a_busy_core_is_seen():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        try:
+            assert measure.busy_share(0.5) > 0.8 / len(os.sched_getaffinity(0))
+        finally:
+            child.kill()

@@ -10,6 +10,7 @@ import pytest
 import muleteer as package
 from muleteer.base.errors import (
     AlreadyRunningError,
+    NoAnswerError,
     NotRunningError,
     PortInUseError,
     StartupFailedError,
@@ -154,6 +155,7 @@ USAGE_ERRORS = [
         ["serve", "fancy_model.py:FancyModel", "fancy_model.py:FancyModel", "--route", "/a", "--route", "/b"],
         "two targets are called FancyModel: tell them apart with --name",
     ),
+    (["logs", "-n", "-1"], "--lines must not be negative"),
     (["check"], "the following arguments are required: TARGET; muleteer check --help lists the flags"),
     (["check", "fancy_model.py:FancyModel", "--calls", "0"], "--calls must be at least 1"),
     (["config", "--port", "70000"], "--port: 70000 is not allowed: at least 0 and at most 65535"),
@@ -207,8 +209,8 @@ def test_without_a_server_the_status_is_5(folder, command):
 
 
 def test_exit_statuses_are_what_the_documentation_says():
-    kinds = (UsageError, PortInUseError, AlreadyRunningError, NotRunningError, StartupFailedError)
-    assert [kind.exit_status for kind in kinds] == [2, 3, 4, 5, 6]
+    kinds = (NoAnswerError, UsageError, PortInUseError, AlreadyRunningError, NotRunningError, StartupFailedError)
+    assert [kind.exit_status for kind in kinds] == [1, 2, 3, 4, 5, 6]
     assert UsageErrors([UsageError("a"), UsageError("b")]).exit_status == 2
 
 

@@ -343,7 +343,7 @@ def test_with_reload_a_model_that_is_broken_at_the_start_is_served_once_it_is_me
     model = folder.path / "late.py"
     model.write_text("import nonexistent_package\nclass Late: ...\n")
     server = serve("late.py:Late", "--reload")
-    server.wait_for("waits for its file to change")
+    server.wait_for("a change of its file is tried at once")
     model.write_text("class Late:\n    def predict(self, text: str):\n        return 'mended'\n")
     server.wait_for("^In another shell: ")
     (curl,) = [line for line in server.lines if line.strip().startswith("curl")]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from muleteer.base.errors import NotRunningError, UsageError
+from muleteer.base.errors import NoAnswerError, NotRunningError
 from muleteer.cli.output import Paint
 from muleteer.cli.status import read_status, render
 from muleteer.supervise.rundir import RunDirectory
@@ -143,7 +143,7 @@ def test_it_waits_for_a_controller_that_is_being_restarted_and_says_so(locked, c
 
 
 def test_a_controller_that_does_not_come_back_is_named(locked):
-    with pytest.raises(UsageError, match=r"does not answer; muleteer logs controller"):
+    with pytest.raises(NoAnswerError, match=r"does not answer; muleteer logs controller"):
         read_status(locked.path, patience_s=0.2)
 
 
@@ -157,6 +157,6 @@ def test_an_error_of_the_admin_api_is_passed_on(locked):
     with listen_unix(str(locked.path / "admin.sock")) as listener:
         thread = threading.Thread(target=refuse)
         thread.start()
-        with pytest.raises(UsageError, match="the controller refused: not just now"):
+        with pytest.raises(NoAnswerError, match="the controller refused: not just now"):
             read_status(locked.path)
         thread.join()

@@ -150,7 +150,9 @@ async def test_a_backend_that_never_loaded_is_tried_again_when_its_file_changes(
     world.failing["m.py:M"] = "NameError"
     async with running(2, world) as rig:
         await rig.until(lambda: rig.states() == {"m-1": "failed", "m-2": "failed"})
-        await rig.until(lambda: rig.gateway.snapshots[-1]["backends"][0]["unavailable"] == "crash_loop")
+        await rig.until(
+            lambda: [last["backends"][0]["unavailable"] for last in rig.gateway.snapshots[-1:]] == ["crash_loop"]
+        )
         assert rig.status()["backends"][0]["state"] == "failed"
         world.failing.clear()
         rig.model.write_text("class M: works = True")

@@ -22,7 +22,7 @@ from muleteer.spec.snapshot import Snapshot
 from muleteer.spec.traffic import Affinity
 from muleteer.supervise.process import LastExit
 
-BAD_START = LastExit(reason="import_error", code=1, message="SyntaxError: m.py line 3")
+BAD_START = LastExit(reason="import_error", code=1, message="SyntaxError: m.py line 3\n  frames")
 KILLED = LastExit(reason="killed", signal="SIGKILL", was_ready=True)
 
 
@@ -283,11 +283,11 @@ def test_backend_states(expected: str, wanted: int, replicas: list[ReplicaStatus
     backend = BackendStatistics(name="m", generation=2, wanted=wanted, replicas=rows)
     assert backend_state(backend) == expected
     reason = backend_reason(backend)
-    assert reason == ("SyntaxError: m.py line 3" if any(r.last_exit is BAD_START for r in replicas) else None)
+    assert reason == (BAD_START.message if any(r.last_exit is BAD_START for r in replicas) else None)
 
 
 def test_an_exit_in_words() -> None:
-    assert in_words(BAD_START) == "SyntaxError: m.py line 3"
+    assert in_words(BAD_START) == BAD_START.message
     assert in_words(LastExit(reason="killed", signal="SIGKILL")) == "killed (SIGKILL)"
     assert in_words(LastExit(reason="exited", code=3)) == "exited (exit status 3)"
 

@@ -26,10 +26,18 @@ def body(nonce, **extra):
 class Background:
     """An open-loop load in a thread of its own, for `seconds` at least, until `finish()`."""
 
-    def __init__(self, port, *, rate, seconds, deadline_s=2.0, path="/predict", connections_max=1024):
+    def __init__(self, port, *, rate, seconds, deadline_s=2.0, path="/predict", connections_max=1024, source=None):
         headers = f"x-request-timeout-ms: {deadline_s * 1000:.0f}\r\n"
         # The caller waits a good deal longer than the deadline: an answer that comes too late must be seen, not missed.
-        target = Target(port, path, body, headers=headers, timeout_s=deadline_s + 5, connections_max=connections_max)
+        target = Target(
+            port,
+            path,
+            body,
+            headers=headers,
+            timeout_s=deadline_s + 5,
+            connections_max=connections_max,
+            source=source,
+        )
         self.load = Load(target, first_nonce=next(nonces))
         self._rate = rate
         self._until = time.monotonic() + seconds

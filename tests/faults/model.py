@@ -43,11 +43,11 @@ class Mule:
 
     def predict(self, nonce: int, do: str = "", amount: float = 0.0):
         self._note(nonce, "start")
-        if do:
+        if do and do != "pad":
             self._misbehave(do, amount)
         time.sleep(0.005)
         self._note(nonce, "end")
-        return {"nonce": nonce, "pid": os.getpid(), "version": VERSION}
+        return {"nonce": nonce, "pid": os.getpid(), "version": VERSION, "pad": "x" * int(amount if do == "pad" else 0)}
 
     def _note(self, nonce, what):
         os.write(self._ledger, f"{nonce} {os.getpid()} {what}\n".encode())

@@ -24,7 +24,7 @@ class Size:
         slack: factor on every promised time; a machine shared with others keeps no times.
     """
 
-    seconds: float = 2.5
+    seconds: float = 2.0
     rate: float = 250.0
     times: int = 4
     clients: int = 20

@@ -282,7 +282,11 @@ def test_the_machine_reaches_every_state():
         def watch(self):
             reached.update((role, end.state) for role, end in getattr(self, "ends", {}).items())
 
-    run_state_machine_as_test(
-        Watching, settings=settings(BOUNDED, max_examples=60, stateful_step_count=60, phases=[Phase.generate])
-    )
-    assert reached == {(role, state) for role in Role for state in State}
+    everything = {(role, state) for role in Role for state in State}
+    for _ in range(10):  # one round misses a rare state about once in a hundred runs
+        run_state_machine_as_test(
+            Watching, settings=settings(BOUNDED, max_examples=60, stateful_step_count=60, phases=[Phase.generate])
+        )
+        if reached == everything:
+            return
+    assert reached == everything

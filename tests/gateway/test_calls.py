@@ -8,7 +8,8 @@ from muleteer.base.errors import OutOfMemory, SpecError
 from muleteer.base.limits import QUEUED_BYTES_MAX
 from muleteer.gateway.exchange import Head
 from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
-from muleteer.testing.scripted_replica import Answer, Hang
+from muleteer.testing.scripted_replica import Answer, Hang, Send
+from muleteer.wire.frames import FrameType, encode, join_payload
 
 
 def slow(_):
@@ -227,6 +228,68 @@ def test_bodies_of_unknown_size_count_as_they_grow(rig):
     rig(test)
 
 
+def test_the_rules_are_asked_again_when_the_body_is_in(rig):
+    async def test(rig):
+        await rig.start(1, script=slow)  # unmeasured: one may wait
+        running = rig.send()
+        first, second = rig.open(), rig.open()
+        assert first.response is second.response is None, "nobody waited when they came"
+        second.run()
+        assert second.response is None
+        first.run()
+        assert (first.status, first.code) == (503, "queue_full")
+        assert (await second.outcome()).status == (await running.outcome()).status == 200
+        await rig.quiet()
+
+    rig(test)
+
+
+def test_a_backend_without_replicas_lets_nobody_wait(rig):
+    async def test(rig):
+        await rig.start(1, route={"expected_s": 0.01})
+        rig.publish([])
+        assert rig.send().code == "loading"
+        rig.publish()
+        await rig.ready()
+        assert (await rig.send().outcome()).status == 200
+
+    rig(test)
+
+
+def test_while_every_replica_restarts_the_slots_there_were_are_reckoned_with(rig):
+    async def test(rig):
+        await rig.start(2, script=lambda _: Hang(), route={"expected_s": 1.0, "timeout_s": 9.0})
+        running = [rig.send() for _ in range(2)]
+        for replica in rig.replicas:
+            replica.script = lambda _: Answer()
+            replica.die(stay_dead=True)
+        await rig.until(lambda: rig.backend.queue.depth == 2)
+        assert rig.send(timeout_ms=2400).code == "predicted_late"  # (2 + 1)·1 s / 2 + 1 s = 2.5 s
+        waiting = rig.send(timeout_ms=2600)
+        for replica in rig.replicas:
+            replica.revive()
+        for request in [*running, waiting]:
+            assert (await request.outcome()).status == 200
+        await rig.quiet()
+
+    rig(test)
+
+
+def test_bodies_that_wait_are_bounded_in_bytes(rig):
+    async def test(rig):
+        rig.max_body = QUEUED_BYTES_MAX
+        await rig.start(1)
+        announced = rig.open(length=QUEUED_BYTES_MAX - 10)
+        assert rig.open(length=10).response is None
+        refused = rig.open(length=1)
+        assert (refused.status, refused.code) == (503, "memory")
+        assert (await rig.send(b"", length=0).outcome()).status == 200
+        announced.exchange.abandon()
+        assert (await rig.send().outcome()).status == 200
+
+    rig(test)
+
+
 def test_a_body_that_comes_too_late_is_504_and_never_runs(rig):
     async def test(rig):
         await rig.start(1)
@@ -328,7 +391,9 @@ def test_calls_sent_ahead_keep_their_order_and_their_two_attempts(rig):
 
 def test_the_hang_clock_of_a_call_sent_ahead_starts_when_it_could_have(rig):
     async def test(rig):
-        await rig.start(1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001, "timeout_s": 0.3})
+        await rig.start(
+            1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001, "timeout_s": 0.3}, heeds_cancel=False
+        )
         for _ in range(50):
             await rig.send().outcome()
         rig.replicas[0].script = lambda _: Answer(after_s=0.6)
@@ -337,6 +402,18 @@ def test_the_hang_clock_of_a_call_sent_ahead_starts_when_it_could_have(rig):
             assert (await request.outcome()).status == 504
         await rig.until(lambda: rig.backend.replicas["model-1"].in_flight == 0)
         assert rig.aborts == [], "three calls of 0.6 s each, none of them over 0.8 s"
+
+    rig(test)
+
+
+def test_a_link_that_leaves_is_closed_when_its_last_call_is_answered(rig):
+    async def test(rig):
+        answer = join_payload(b"", b"1")
+        await rig.start(1, script=lambda call: Send(encode(FrameType.REPLY, id=call.id, payload=answer)))
+        request = rig.send()
+        rig.publish([])  # the replica does not know that it has answered, so it will not close
+        assert (await request.outcome()).response.body == b"1"
+        await rig.until(lambda: not rig.backend.replicas)
 
     rig(test)
 

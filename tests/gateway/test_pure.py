@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muleteer.base.errors import MethodNotAllowed, NotFound, OutOfMemory, PredictedLate, Refused, SpecError
+from muleteer.base.errors import Loading, MethodNotAllowed, NotFound, PredictedLate, Refused, SpecError
 from muleteer.base.limits import (
     CALLS_QUEUED_MAX,
     DEADLINE_TICK_S,
     QUARANTINE_S,
-    QUEUED_BYTES_MAX,
     RETRY_AFTER_S_MAX,
     SAMPLES_MIN,
 )
@@ -26,7 +25,7 @@ from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.routing import Context, Routes
 from muleteer.gateway.slots import Slots
 from muleteer.gateway.wheel import DeadlineWheel
-from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
+from muleteer.spec.snapshot import EMPTY, BackendRoute, EndpointRoute, Snapshot
 from muleteer.spec.traffic import Affinity, Shadow
 
 # -- estimator
@@ -80,9 +79,6 @@ def test_rule_3_the_hard_caps():
     assert ask(queued=CALLS_QUEUED_MAX - 1, estimate=quick) is None
     full = ask(queued=CALLS_QUEUED_MAX, estimate=quick)
     assert type(full) is Refused and full.code == "queue_full"
-    assert admission.memory_refusal(QUEUED_BYTES_MAX - 5, 5, lambda: 0.0) is None
-    assert type(admission.memory_refusal(QUEUED_BYTES_MAX - 5, 6, lambda: 0.0)) is OutOfMemory
-    assert admission.memory_refusal(QUEUED_BYTES_MAX * 2, 0, lambda: 0.0) is None
 
 
 def test_rule_5_unmeasured_one_per_slot():
@@ -150,7 +146,7 @@ class Member:
 
 def drain(queue):
     names = []
-    while queue:
+    while queue.depth:
         member = queue.first()
         queue.remove(member)
         names.append(member.name)
@@ -164,7 +160,7 @@ def test_fifo_within_a_priority_and_the_front_for_those_that_come_back():
     queue.push(Member("n0"), front=True)
     assert [queue.ahead_of(priority) for priority in Priority] == [2, 5, 6]
     assert drain(queue) == ["c1", "c2", "n0", "n1", "n2", "s1"]
-    assert (len(queue), queue.bytes) == (0, 0)
+    assert (queue.depth, queue.bytes) == (0, 0)
 
 
 def test_the_newest_of_the_lowest_is_shed_first():
@@ -194,7 +190,7 @@ def test_counts_hold_whatever_leaves(steps, chance):
         if leave:
             gone = present.pop(chance.randrange(len(present)))
             queue.remove(gone)
-        assert len(queue) == len(present)
+        assert queue.depth == len(present)
         assert queue.bytes == sum(each.size for each in present)
         for each in ("c0", "c1", "c2"):
             assert queue.others_wait(each) == any(other.client != each for other in present)
@@ -259,7 +255,7 @@ def test_two_strikes_in_a_row_are_poison_for_ten_minutes():
     quarantine.absolve(b"bad")
     assert quarantine.is_poison(b"bad", 3.0), "poison stays"
     assert not quarantine.is_poison(b"bad", 2.0 + QUARANTINE_S)
-    assert len(quarantine) == 0
+    assert len(quarantine.strikes) == 0
 
 
 def test_deaths_at_once_are_one_strike_and_an_answer_takes_it_back():
@@ -267,7 +263,7 @@ def test_deaths_at_once_are_one_strike_and_an_answer_takes_it_back():
     assert not quarantine.strike(b"same", 0.0, 1.0)
     assert not quarantine.strike(b"same", 0.5, 1.001), "it was dispatched before the first death"
     quarantine.absolve(b"same")
-    assert len(quarantine) == 0
+    assert len(quarantine.strikes) == 0
     assert not quarantine.strike(b"same", 2.0, 3.0), "the count starts anew"
 
 
@@ -281,7 +277,7 @@ def test_the_table_is_bounded_and_the_oldest_leave():
     quarantine = Quarantine(entries_max=3)
     for number in range(5):
         quarantine.strike(b"%d" % number, 0.0, float(number))
-    assert len(quarantine) == 3
+    assert len(quarantine.strikes) == 3
     assert not quarantine.strike(b"0", 5.0, 6.0), "it had left"
     assert quarantine.strike(b"4", 5.0, 6.0), "it had not"
 
@@ -405,6 +401,11 @@ def test_routes_are_exact():
     with pytest.raises(MethodNotAllowed) as refused:
         routes.find("GET", "/a")
     assert refused.value.allow == ("POST", "PUT")
+
+
+def test_before_the_first_snapshot_no_route_is_unknown():
+    with pytest.raises(Loading):
+        Routes(EMPTY, Context(str, lambda route, counts: None)).find("POST", "/a")
 
 
 # -- states of a call

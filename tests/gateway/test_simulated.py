@@ -386,7 +386,7 @@ class AnyOrder(RuleBasedStateMachine):
             received_s=self.world.clock.now(),
             respond=outcomes.append,
         )
-        queued = len(dispatcher.gate.queue)
+        queued = dispatcher.gate.queue.depth
         if dispatcher.start_copy(head, body, self.world.clock.now() + timeout_s, Way(dispatcher, Version())):
             self.copies.append(outcomes)
             assert not queued, "requests go first"
@@ -422,7 +422,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def a_waiting_call_means_no_room(self):
         dispatcher = self.world.dispatcher
-        assert not dispatcher.gate.queue or dispatcher.gate.capacity.slots.next() is None
+        assert not dispatcher.gate.queue.depth or dispatcher.gate.capacity.slots.next() is None
 
     @invariant()
     def at_most_one_outcome_in_time(self):

@@ -1,12 +1,14 @@
 import itertools
 import sys
 import textwrap
+import time
 
 import pytest
 
 from muleteer.base.errors import StartError
 from muleteer.replica.about import source_files
 from muleteer.replica.load import load
+from muleteer.replica.traces import own_traceback
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,13 @@ class Needs:
     def predict(self): pass
 class Exits:
     def __init__(self): raise SystemExit(2)
+class Property:
+    @property
+    def predict(self): raise OSError("no weights")
+class LazyExample:
+    def predict(self, a): pass
+    @property
+    def example(self): raise SystemExit(3)
 def function(a): return a
 function.example = 5
 async def coroutine(a): return a
@@ -119,6 +128,8 @@ def test_classes_functions_and_what_is_called(tmp_path):
         ("Raises", "constructor_raised", "Raises() raised OSError: no such disk"),
         ("Needs", "constructor_raised", "missing 1 required positional argument: 'path'"),
         ("Exits", "constructor_raised", "SystemExit: 2"),
+        ("Property", "constructor_raised", "predict, example and close of Property raised OSError: no weights"),
+        ("LazyExample", "constructor_raised", "SystemExit: 3"),
         ("Clas", "target_missing", "did you mean Class"),
         ("Zzzzz", "target_missing", "it defines Class, Callable"),
     ],
@@ -137,6 +148,25 @@ def test_the_traceback_is_the_users(tmp_path):
     assert len(frames) == 2
     assert all(str(file) in frame for frame in frames)
     assert 'self.open("x")' in message
+
+
+def test_a_traceback_of_200_000_frames_takes_no_time():
+    def dive(depth):
+        if not depth:
+            raise ValueError("the bottom")
+        dive(depth - 1)
+
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(500_000)
+    try:
+        dive(200_000)
+    except ValueError as error:
+        began = time.process_time()
+        trace = own_traceback(error)
+        assert time.process_time() - began < 1
+    finally:
+        sys.setrecursionlimit(before)
+    assert trace.endswith("ValueError: the bottom")
 
 
 def test_import_through_their_own_modules(tmp_path):
@@ -180,6 +210,9 @@ def test_packages(tmp_path):
     assert model.method(1) == 3
     assert failure(tmp_path, f"{package}.modell:f")[0] == "target_missing"
     assert failure(tmp_path, f"{package}.broken:f")[0] == "import_error"
+    reason, message = failure(tmp_path, f"{package}/model.py:f")
+    assert reason == "import_error"
+    assert "served as package.module:Name" in message.splitlines()[0]
     files = source_files((tmp_path,))
     assert [file.rpartition("/")[2] for file in files] == ["__init__.py", "model.py", "part.py"]
 

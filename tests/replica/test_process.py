@@ -455,7 +455,11 @@ def test_calls_run_at_once_up_to_the_concurrency(start, tmp_path):
         ("class Model:\n def predikt(self): pass", "no_predict", ["did you mean predikt"]),
         ("class Model:\n example = 1\n def predict(self, n): 1 / 0", "warm_up_failed", ["ZeroDivisionError", "1 / 0"]),
         ("class Model:\n example = {'m': 1}\n def predict(self, n): pass", "warm_up_failed", ["missing argument 'n'"]),
-        ("class Model:\n example = object()\n def predict(self, n): pass", "warm_up_failed", ["`example` is not JSON"]),
+        (
+            "class Model:\n example = object()\n def predict(self, n): pass",
+            "warm_up_failed",
+            ["`example` is not JSON: a value of type object"],
+        ),
         ("class Model:\n example = 1\n async def predict(self, n): 1 / 0", "warm_up_failed", ["ZeroDivisionError"]),
     ],
 )

@@ -98,3 +98,8 @@ def test_a_run_directory_whose_sockets_could_not_be_bound_is_refused():
     (problem,) = problems_of({"run_dir": "/tmp/" + "x" * 100})
     assert problem.endswith("bytes too long for the sockets in it; choose --run-dir")
     assert problems_of({"run_dir": "/tmp/" + "x" * 80}) == []
+
+
+def test_a_run_directory_whose_name_is_no_text_is_refused():
+    _, problems = resolve({"run_dir": "/tmp/b\udcff"}, {})
+    assert [str(problem) for problem in problems] == ["run directory /tmp/b\udcff is not UTF-8; choose --run-dir"]

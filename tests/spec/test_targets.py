@@ -101,3 +101,9 @@ def test_a_file_of_null_bytes_is_refused(folder):
     (folder / "binary.py").write_bytes(b"\0\0")
     with pytest.raises(TargetError, match=r"binary\.py"):
         check_target("binary.py:X", folder)
+
+
+def test_bytes_that_are_no_text_are_refused_where_they_stand(folder):
+    for text, base_dir in (("b\udcff.py:X", folder), ("fancy_model.py:FancyModel", folder / "b\udcff")):
+        with pytest.raises(TargetError, match="is not UTF-8"):
+            check_target(text, base_dir)

@@ -32,6 +32,7 @@ def test_stages_ready_notice_and_output_reach_the_foreground(tree, make):
         )
     )
     first = started.wait("Started", "m-1", restarts=0, labels={"backend": "m"})
+    assert (started.run_dir / "logs" / "m-1.log").exists(), "also before its first word"
     assert started.wait("Stage", "m-1", stage="import")["seconds"] == 0.25
     ready = started.wait("Ready", "m-1", info={"files": ["m.py"]})
     assert 0 < ready["seconds"] < 30

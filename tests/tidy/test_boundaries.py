@@ -21,6 +21,7 @@ CATCHES_ALL = {
     "replica/load.py:_construct": "the user's constructor: whatever it raises is the reason told",
     "replica/load.py:_import_file": "the user's module: whatever it raises is the reason told",
     "replica/load.py:_import_package": "the user's module: whatever it raises is the reason told",
+    "replica/load.py:load": "the user's properties and __getattr__, looked at for predict, example and close",
     "replica/signature.py:_hints": "the user's annotations are expressions that may raise anything",
     "replica/traces.py:say": "the user's __str__",
     "supervise/child.py:spawn": "closes descriptors, then raises again",

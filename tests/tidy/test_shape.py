@@ -9,6 +9,7 @@ FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 FORBIDDEN_WORDS = {"worker", "manager", "handler", "helper", "util", "common"}
 TODO_MARKS = ("TO" + "DO", "FIX" + "ME", "X" * 3)
+CONFLICT = re.compile(r"(?:<{7}|>{7}|[|]{7}) \S|={7}$")
 # Written in pieces, so that this file does not find itself.
 FORBIDDEN_TEXT = {
     "a path of one machine": re.compile(r"(?<![\w.})\]-])/(?:ro" + r"ot|ho" + r"me|wo" + r"rk)/[\w.]"),
@@ -90,6 +91,16 @@ def test_nothing_is_left_to_do():
         for file in repository_files()
         for number, line in enumerate(text_of(file).splitlines(), 1)
         if any(re.search(rf"\b{mark}\b", line) for mark in TODO_MARKS)
+    ]
+    assert wrong == []
+
+
+def test_no_merge_is_half_done():
+    wrong = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in repository_files()
+        for number, line in enumerate(text_of(file).splitlines(), 1)
+        if CONFLICT.match(line)
     ]
     assert wrong == []
 

@@ -269,6 +269,12 @@ class UsageError(MuleteerError):
     exit_status: ClassVar[int] = 2
 
 
+class NoAnswerError(UsageError):
+    """A process of ours runs, but does not do in time what it was asked."""
+
+    exit_status = 1
+
+
 class SpecError(UsageError):
     """A declared setting is wrong."""
 

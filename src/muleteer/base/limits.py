@@ -155,6 +155,12 @@ OUTPUT_READ_BYTES = _integer(
 OUTPUT_LINE_BYTES_MAX = _integer(
     "output_line_bytes_max", 8 * 1024, "bytes", "longer lines are cut in the foreground; the log has them whole"
 )
+FOREGROUND_BYTES_MAX = _integer(
+    "foreground_bytes_max",
+    1024 * 1024,
+    "bytes",
+    "kept for a terminal that does not read; the logs have the rest",
+)
 ABORT_DUMP_S = _seconds("abort_dump_s", 0.5, "time for the stack dump of a hung replica before SIGKILL")
 HANG_GRACE_S = _seconds("hang_grace_s", 0.5, "a call this much over its limit is hung, not slow")
 LOG_TAIL_BYTES = _integer("log_tail_bytes", 4096, "bytes", "what status shows of a failed start")

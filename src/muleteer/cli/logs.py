@@ -27,6 +27,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="lines of each log (default: 100)")
     add_run_dir(parser)
     found = parser.parse(arguments)
+    if found.lines < 0:
+        raise UsageError("--lines must not be negative")
     directory = Path(find_run_dir(found.run_dir, os.environ)) / "logs"
     if not directory.is_dir():
         raise NotRunningError(f"there are no logs in {directory}: no muleteer ran there")

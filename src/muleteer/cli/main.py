@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from muleteer.base.errors import UsageError, UsageErrors
 from muleteer.spec.nearest import did_you_mean
@@ -37,6 +38,8 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return the exit status. Boundary of all UsageErrors."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        _prepare_streams()
     try:
         return _dispatch(given)
     except UsageError as error:
@@ -48,6 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _prepare_streams() -> None:
+    """What was closed is /dev/null, or the next socket would be our stdout. What a stream cannot spell is escaped."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(given: list[str]) -> int:

@@ -156,7 +156,7 @@ class Narrator:
         elif self._declared.server.reload and first_start:
             for line in exit_details(event.last_exit):
                 self._line(event.id, line)
-            self._line(event.id, "waits for its file to change", "yellow")
+            self._line(event.id, "a change of its file is tried at once", "yellow")
 
     def _fail(self, backend: str, last_exit: LastExit) -> None:
         if self.failure is None:

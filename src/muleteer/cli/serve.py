@@ -14,7 +14,8 @@ import msgspec
 from muleteer.base.errors import UsageError, UsageErrors
 from muleteer.cli.declare import declare, declare_file, restore
 from muleteer.cli.flags import Parser, add_settings, given_settings
-from muleteer.cli.output import Paint, say
+from muleteer.cli.foreground import Foreground
+from muleteer.cli.output import Paint
 from muleteer.cli.server import Server, Task
 from muleteer.spec.load import Settings, resolve
 from muleteer.spec.settings import SETTINGS, Declared, ServerSettings
@@ -32,7 +33,11 @@ def run(arguments: Sequence[str]) -> int:
         from muleteer.cli.detach import run_detached
 
         return run_detached(task)
-    return Server(task, say=say, paint=Paint(sys.stdout)).run()
+    foreground = Foreground(sys.stdout)
+    try:
+        return Server(task, say=foreground.say, paint=Paint(sys.stdout), lend_timer=foreground.lend_timer).run()
+    finally:
+        foreground.close()
 
 
 def read(arguments: Sequence[str]) -> tuple[Task, bool]:

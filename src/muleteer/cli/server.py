@@ -18,10 +18,12 @@ from muleteer import __version__
 from muleteer.base.clock import MonotonicClock
 from muleteer.base.errors import UsageError
 from muleteer.cli.flags import run_dir_flag
+from muleteer.cli.foreground import Later
 from muleteer.cli.narrate import Narrator
 from muleteer.cli.output import Paint
 from muleteer.cli.probe import Probe
 from muleteer.client.admin import user
+from muleteer.spec.address import EVERYWHERE, url_of
 from muleteer.spec.settings import Declared, ServerSettings
 from muleteer.spec.start import Start
 from muleteer.supervise import events
@@ -35,7 +37,6 @@ CONTROLLER = "controller"
 HTTP = "http"
 ADMIN_TCP = "admin_tcp"
 """Names of listening sockets, for the supervisor and for MULETEER_FDS."""
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _MARGIN_S = 2.0
 """What a gateway may need over drain delay and grace, before it is killed."""
 
@@ -61,10 +62,11 @@ class Server:
 
     Args:
         task: what to serve; the port may be 0.
-        say: takes one line for the person.
+        say: takes one line for the person; must not block.
         paint: colours it.
         show_output: whether lines of the processes are shown too (they are in their logs anyway).
         on_serving: called once, when requests are answered.
+        lend_timer: called once, with what runs a call after some seconds.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Server:
         paint: Paint,
         show_output: bool = True,
         on_serving: Callable[[], None] = lambda: None,
+        lend_timer: Callable[[Later], None] = lambda _: None,
     ) -> None:
         self._task = task
         self._declared = task.declared
@@ -82,6 +85,7 @@ class Server:
         self._paint = paint
         self._show_output = show_output
         self._on_serving = on_serving
+        self._lend_timer = lend_timer
 
     def run(self) -> int:
         """Serve until a signal; the exit status. Raises UsageError; then nothing is left running."""
@@ -135,7 +139,7 @@ class Server:
 
         narrator = Narrator(
             self._declared,
-            url_of(server),
+            url_of(server.host, server.port),
             clock=MonotonicClock(),
             paint=self._paint,
             say=self._say,
@@ -148,9 +152,10 @@ class Server:
         supervisor = Supervisor(
             directory, processes(server), sockets=listening, on_event=on_event, tether=self._task.tether
         )
+        self._lend_timer(supervisor.after)
         host, port = listening[HTTP].getsockname()[:2]
         probe = Probe(
-            listening[HTTP].family, (_EVERYWHERE.get(host, host), port), supervisor.after, on_yes, narrator.unmanned()
+            listening[HTTP].family, (EVERYWHERE.get(host, host), port), supervisor.after, on_yes, narrator.unmanned()
         )
         try:
             status = supervisor.run()
@@ -203,12 +208,6 @@ def write_start(directory: Path, start: Start) -> None:
     aside.write_bytes(msgspec.json.encode(start))
     aside.replace(directory / "declared.json")
     (directory / "snapshot.json").unlink(missing_ok=True)
-
-
-def url_of(server: ServerSettings) -> str:
-    """Where this machine reaches it, without a route."""
-    host = _EVERYWHERE.get(server.host, server.host)
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
 def _module(name: str, config: dict[str, object]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from muleteer.base.errors import CODES, NotRunningError, UsageError
+from muleteer.base.errors import CODES, NoAnswerError, NotRunningError
 from muleteer.cli.flags import Parser, add_run_dir
 from muleteer.cli.output import Paint, harmless, say, table
 from muleteer.client.admin import get
@@ -50,11 +50,11 @@ def read_status(run_dir: Path, *, patience_s: float = CONTROLLER_BACK_S) -> dict
             status: dict[str, Any] = get(run_dir / "admin.sock", "/v1/status")
             return status
         except AdminRefused as error:
-            raise UsageError(f"the controller refused: {error}") from None
+            raise NoAnswerError(f"the controller refused: {error}") from None
         except AdminUnreachable:
             _raise_unless_running(run_dir)
             if time.monotonic() > give_up:
-                raise UsageError(f"the controller of {run_dir} does not answer; muleteer logs controller") from None
+                raise NoAnswerError(f"the controller of {run_dir} does not answer; muleteer logs controller") from None
         if not told:
             told = True
             say("the controller is being restarted; requests are served meanwhile; waiting for it …", to=sys.stderr)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from muleteer.base.errors import NotRunningError, UsageError
+from muleteer.base.errors import NoAnswerError, NotRunningError, UsageError
 from muleteer.cli.flags import Parser, add_run_dir
 from muleteer.cli.output import say
 from muleteer.spec.run_dir import find_run_dir
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         _send(holder, signal.SIGINT)  # another signal than the first, or the kernel could make one of the two
     say(f"stopping muleteer, pid {holder.pid} …")
     if not _gone(run_dir, holder, found.wait):
-        raise UsageError(
+        raise NoAnswerError(
             f"pid {holder.pid} has not stopped after {found.wait:g} s; muleteer stop --now kills what is left"
         )
     say(f"stopped after {time.monotonic() - began:.1f} s")

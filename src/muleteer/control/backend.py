@@ -81,10 +81,10 @@ class Backend:
             self.reload = None
         elif not self.reload.told_failure and (last_exit := failed_start(current)) is not None:
             self.reload.told_failure = True
+            why = in_words(last_exit).partition("\n")[0]  # its own lines have told the rest
             serving = any(replica.state == "ready" for replica in replicas)
             notice(
-                f"{self.spec.name}: new code does not start: {in_words(last_exit)}"
-                + ("; the old one keeps serving" if serving else "")
+                f"{self.spec.name}: new code does not start: {why}" + ("; the old one keeps serving" if serving else "")
             )
 
 

@@ -26,6 +26,7 @@ from muleteer.control.line_stream import LineStream
 from muleteer.control.proc import age_s
 from muleteer.control.rolling import Rolling
 from muleteer.engine.local import LocalEngine
+from muleteer.spec.address import url_of
 from muleteer.supervise.process import ProcessStatus
 from muleteer.telemetry.log import log
 
@@ -184,7 +185,7 @@ class ControlProcess:
         return Server(
             pid=pid,
             uptime_s=age_s(pid),
-            address=f"http://{lock.host}:{lock.port}" if lock is not None and lock.port else None,
+            address=url_of(lock.host, lock.port) if lock is not None and lock.port else None,
         )
 
 

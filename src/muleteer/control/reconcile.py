@@ -5,7 +5,7 @@ Laws, proven by the simulation in the tests:
 1. No drain leaves fewer ready replicas than declared: a replacement is ready before a replica leaves.
 2. Beyond the declared number at most one replica runs extra (the surge).
 3. A generation of which no replica is ready has at most one replica while an older one serves. If that one fails, the
-   older goes on serving.
+   older goes on serving. One that failed so is given up at once when a newer generation is wanted.
 4. With faults over and code that starts, the end is: as many ready replicas as declared, all current, none extra.
 """
 
@@ -52,10 +52,19 @@ def plan(wanted: Wanted, seen: tuple[Seen, ...]) -> Plan:
     """The next step towards `wanted`. Called again after every change; an empty plan means wait, or done."""
     current = [replica for replica in seen if replica.generation == wanted.generation and not replica.worn]
     outdated = [replica for replica in seen if replica not in current]
-    drain = [replica.id for replica in outdated if replica.condition == "failed"]
-    outdated = [replica for replica in outdated if replica.condition != "failed"]
+    useless = [replica for replica in outdated if replica.condition == "failed" or _superseded(replica, seen)]
+    outdated = [replica for replica in outdated if replica not in useless]
+    drain = [replica.id for replica in useless]
     drain += _leaving(wanted.replicas, current, outdated)
     return Plan(_starting(wanted.replicas, current, outdated), tuple(drain))
+
+
+def _superseded(replica: Seen, seen: tuple[Seen, ...]) -> bool:
+    """Whether this outdated replica is of a generation that never proved itself, while an older one is there to fall
+    back on. Its next try, perhaps half a minute away, must not hold up the newest.
+    """
+    proven = any(each.condition == "ready" and each.generation == replica.generation for each in seen)
+    return not proven and any(each.generation < replica.generation for each in seen)
 
 
 def _starting(replicas: int, current: list[Seen], outdated: list[Seen]) -> int:

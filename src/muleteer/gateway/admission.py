@@ -82,10 +82,8 @@ def refusal(
     return None
 
 
-def memory_refusal(waiting_bytes: int, size: int, uniform: Uniform) -> OutOfMemory | None:
+def memory_refusal(waiting_bytes: int, uniform: Uniform) -> OutOfMemory:
     """The cap in bytes, over all bodies that wait in this gateway."""
-    if not size or waiting_bytes + size <= QUEUED_BYTES_MAX:
-        return None
     return OutOfMemory(
         f"bodies of {waiting_bytes} bytes wait already, at most {QUEUED_BYTES_MAX} may",
         retry_after_s=retry_after_s(0.0, uniform()),

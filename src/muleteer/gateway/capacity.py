@@ -39,7 +39,6 @@ class Capacity:
     def remove(self, link: Link) -> None:
         """A replica takes no more calls."""
         self.slots.remove(link)
-        self._last_slots = self.slots.total or self._last_slots
 
     def served(self, held_s: float, model_us: int, *, idempotent: bool) -> None:
         """A call held its slot for `held_s`, of which `model_us` in the user's method."""
@@ -52,7 +51,7 @@ class Capacity:
 
     @property
     def ready_slots(self) -> int:
-        """C. While every replica restarts: what it was, since it will be so again."""
+        """C. While every replica restarts: what it was when one last became ready, since it will be so again."""
         return self.slots.total or self._last_slots
 
     def estimate(self, route: BackendRoute) -> Estimate | None:

@@ -44,8 +44,6 @@ class Dialer:
                 link.close()  # it may be connected, and we not yet told
                 raise
             self.link = link
-            if self._retired:
-                link.leave()
             await link.ended.wait()
             self.link = None
             if not link.was_ready:

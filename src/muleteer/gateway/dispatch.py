@@ -177,14 +177,16 @@ class Dispatcher:
         if call.state is SETTLED or (self.gate.retired and self._displace(call, body)):
             return
         now = self._shared.now()
-        error = self._poison(body, now) or self.gate.enqueue(call, call.deadline_s - now, len(body))
+        link = None if self._queue.depth or now >= call.deadline_s else self._slots.next()
+        error: RequestError | None = self._poison(body, now) if self._quarantine.strikes else None
+        if error is None and link is None:
+            error = self.gate.enqueue(call, call.deadline_s - now, len(body))
         if error is not None:
             self._fail(call, error)
             return
         self._leave_place(call)
         call.body = body
         call.size = len(body)
-        link = None if self._queue else self._slots.next()
         if link is not None:
             self._start(self._own_link(call, link), call, now)
             return
@@ -193,7 +195,7 @@ class Dispatcher:
             self._fail(*shed)
 
     def _poison(self, body: bytes, now: float) -> Poison | None:
-        if not (self._quarantine and self._quarantine.is_poison(body, now)):
+        if not self._quarantine.is_poison(body, now):
             return None
         self._counts.quarantined += 1
         return Poison("this body was running on two replicas when they died; it is refused for 10 minutes")
@@ -233,7 +235,7 @@ class Dispatcher:
 
     def _pull(self, now: float) -> None:
         """Give free slots to those who wait; drop those whose time no longer suffices (rule 4)."""
-        while self._queue and (link := self._slots.next()) is not None:
+        while self._queue.depth and (link := self._slots.next()) is not None:
             call = self._queue.first()
             if self.gate.too_late_to_start(call.deadline_s - now):
                 self._expire_waiting(call)
@@ -245,7 +247,7 @@ class Dispatcher:
 
     def _fail_queue_if_unavailable(self) -> None:
         error = self.gate.unavailable()
-        while error is not None and self._queue:
+        while error is not None and self._queue.depth:
             call = self._queue.first()
             self._fail(call, error if not call.attempts else ReplicaError(f"the replica died, and {error.message}"))
 
@@ -351,12 +353,13 @@ class Dispatcher:
         now = self._shared.now()
         self._served(call, service_us, now)
         self._slots.moved(link)
-        if self._queue:
+        if self._queue.depth:
             self._pull(now)
         if call.state is SETTLED:
             call.counts.late_replies += 1
             return
-        self._quarantine.absolve(call.body)
+        if self._quarantine.strikes:
+            self._quarantine.absolve(call.body)
         call.counts.answered += 1
         self._settle(call, Response(200, body, self._header_lines(call)))
 
@@ -365,8 +368,6 @@ class Dispatcher:
         now = self._shared.now()
         if error.code in _MODEL_RAN:
             self._served(call, service_us, now)
-        if error.code == "draining":  # it may not have sent its DRAIN yet
-            self._capacity.remove(link)
         self._slots.moved(link)
         if call.state is SETTLED:
             call.counts.late_replies += 1
@@ -434,7 +435,7 @@ class Dispatcher:
     def statistics(self) -> BackendStatistics:
         """A frozen snapshot."""
         return BackendStatistics(
-            queue=QueueStatistics(len(self._queue), self.gate.bound(), self._queue.bytes, self._reading),
+            queue=QueueStatistics(self._queue.depth, self.gate.bound(), self._queue.bytes, self._reading),
             replicas=self.fleet.statistics(),
             slots=self._slots.total,
             credit=self._slots.credit,

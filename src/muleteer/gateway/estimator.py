@@ -52,25 +52,25 @@ class ServiceEstimator:
         """One call took `service_s` seconds."""
         self.mean_s += (service_s - self.mean_s) / min(self.samples + 1, MEAN_CALLS)
         bucket = bucket_of(int(service_s * 1e6))
-        ring, counts = self._ring, self._counts
-        if len(ring) < self._window:
+        ring, counts, within = self._ring, self._counts, self._within
+        if self.samples < self._window:
             ring.append(bucket)
         else:
             place = self.samples % self._window
             oldest = ring[place]
             ring[place] = bucket
             counts[oldest] -= 1
-            if oldest > self._within:
+            if oldest > within:
                 self._above -= 1
         self.samples += 1
         counts[bucket] += 1
-        if bucket > self._within:
+        if bucket > within:
             self._above += 1
-        self._follow()
+        if self._above > (allowed := len(ring) // 100) or self._above + counts[within] <= allowed:
+            self._follow(allowed)
 
-    def _follow(self) -> None:
-        """Move to the lowest bucket that leaves at most 1 % of the samples above it."""
-        allowed = len(self._ring) // 100
+    def _follow(self, allowed: int) -> None:
+        """Move to the lowest bucket that leaves at most `allowed` of the samples above it."""
         counts = self._counts
         while self._above > allowed:
             self._within += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from muleteer.base.errors import CrashLoop, Draining, ExpiredInQueue, Loading, QuotaExceeded, Refused, RequestError
-from muleteer.base.limits import SHADOW_RESERVE, SHADOW_SHARE
+from muleteer.base.limits import QUEUED_BYTES_MAX, SHADOW_RESERVE, SHADOW_SHARE
 from muleteer.gateway import admission
 from muleteer.gateway.call import Call, Priority
 from muleteer.gateway.capacity import Capacity
@@ -56,8 +56,8 @@ class Gate:
         return self._obstacle(client, priority, remaining_s, self._shared.waiting_bytes, size)
 
     def enqueue(self, call: Call, remaining_s: float, size: int) -> RequestError | None:
-        """The same again when the body is in, since others may have come meanwhile: so a slow sender holds no place
-        against them, and the bound of the queue is exact.
+        """The same again when the body is in and no slot is free, since others may have come meanwhile: so a slow
+        sender holds no place against them, and the bound of the queue is exact.
         """
         return self._obstacle(None, call.priority, remaining_s, self._shared.waiting_bytes - call.size, size)
 
@@ -71,7 +71,7 @@ class Gate:
         """
         slots = self.capacity.slots
         link = slots.next()
-        if self.queue or link is None or len(link.in_flight) >= link.concurrency:
+        if self.queue.depth or link is None or len(link.in_flight) >= link.concurrency:
             return None
         kept = max(1, slots.total // SHADOW_RESERVE) if self.has_traffic else 0
         if slots.idle > kept or (slots.total <= kept and now >= self._copies_due_s):
@@ -100,7 +100,7 @@ class Gate:
         victim = self.queue.newest_below(priority)
         if victim is None:
             return None
-        refused = self._refusal(len(self.queue) - 1, victim.deadline_s - now)
+        refused = self._refusal(self.queue.depth - 1, victim.deadline_s - now)
         return None if refused is None else (victim, refused)
 
     def too_late_to_start(self, remaining_s: float) -> bool:
@@ -119,11 +119,12 @@ class Gate:
     ) -> RequestError | None:
         if remaining_s <= 0:
             return ExpiredInQueue("the deadline passed before the request was read")
-        if not self.queue and self.capacity.slots.next() is not None:
-            return admission.memory_refusal(waiting_bytes, size, random.random) if size else None
+        if size and waiting_bytes + size > QUEUED_BYTES_MAX:
+            return admission.memory_refusal(waiting_bytes, random.random)
+        if not self.queue.depth and self.capacity.slots.next() is not None:
+            return None
         return (
             self.unavailable()
-            or admission.memory_refusal(waiting_bytes, size, random.random)
             or self._share_refusal(client)
             or self._refusal(self.queue.ahead_of(priority), remaining_s)
         )

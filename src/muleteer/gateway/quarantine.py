@@ -26,37 +26,38 @@ class _Strike:
 
 
 class Quarantine:
-    """Suspects and poison, oldest first. A body is hashed only where its length is that of a suspect."""
+    """Suspects and poison, oldest first. A body is hashed only where its length is that of a suspect.
 
-    __slots__ = ("_entries_max", "_sizes", "_strikes")
+    Attributes:
+        strikes: the table by hash; empty almost always, which callers may check to save the call.
+    """
+
+    __slots__ = ("_entries_max", "_sizes", "strikes")
 
     def __init__(self, entries_max: int = QUARANTINE_ENTRIES_MAX) -> None:
-        self._strikes: dict[bytes, _Strike] = {}
+        self.strikes: dict[bytes, _Strike] = {}
         self._sizes: dict[int, int] = {}
         self._entries_max = entries_max
-
-    def __len__(self) -> int:
-        return len(self._strikes)
 
     @property
     def poisonous(self) -> int:
         """Bodies under quarantine."""
-        return sum(strike.poison for strike in self._strikes.values())
+        return sum(strike.poison for strike in self.strikes.values())
 
     def strike(self, body: bytes, dispatched_s: float, now: float) -> bool:
         """A replica died while it ran `body`, sent to it at `dispatched_s`. True if the body is poison now."""
         self._forget_old(now)
         digest = _digest(body)
-        known = self._strikes.pop(digest, None)
+        known = self.strikes.pop(digest, None)
         if known is None:
             known = _Strike(len(body), now)
             self._sizes[known.size] = self._sizes.get(known.size, 0) + 1
         elif dispatched_s >= known.struck_s:
             known.struck_s = now
             known.poison = True
-        self._strikes[digest] = known  # at the end: the table is in the order of the last strike
-        if len(self._strikes) > self._entries_max:
-            self._forget(next(iter(self._strikes)))
+        self.strikes[digest] = known  # at the end: the table is in the order of the last strike
+        if len(self.strikes) > self._entries_max:
+            self._forget(next(iter(self.strikes)))
         return known.poison
 
     def is_poison(self, body: bytes, now: float) -> bool:
@@ -64,26 +65,26 @@ class Quarantine:
         if len(body) not in self._sizes:
             return False
         self._forget_old(now)
-        strike = self._strikes.get(_digest(body))
+        strike = self.strikes.get(_digest(body))
         return strike is not None and strike.poison
 
     def absolve(self, body: bytes) -> None:
         """`body` was answered: what it was struck for was not its doing."""
         if len(body) in self._sizes:
             digest = _digest(body)
-            strike = self._strikes.get(digest)
+            strike = self.strikes.get(digest)
             if strike is not None and not strike.poison:
                 self._forget(digest)
 
     def _forget_old(self, now: float) -> None:
-        while self._strikes:
-            digest, strike = next(iter(self._strikes.items()))
+        while self.strikes:
+            digest, strike = next(iter(self.strikes.items()))
             if now - strike.struck_s < QUARANTINE_S:
                 return
             self._forget(digest)
 
     def _forget(self, digest: bytes) -> None:
-        size = self._strikes.pop(digest).size
+        size = self.strikes.pop(digest).size
         left = self._sizes[size] - 1
         if left:
             self._sizes[size] = left

@@ -27,20 +27,24 @@ C = TypeVar("C", bound=Queueable)
 
 
 class CallQueue(Generic[C]):
-    """Every operation is O(1), removal from the middle included."""
+    """Every operation is O(1), removal from the middle included.
 
-    __slots__ = ("_depth", "_lines", "_waiting", "bytes")
+    Attributes:
+        depth: calls that wait.
+        bytes: of their bodies.
+    """
+
+    __slots__ = ("_below", "_lines", "_waiting", "bytes", "depth")
 
     def __init__(self) -> None:
         self._lines: tuple[OrderedDict[C, None], ...] = tuple(OrderedDict() for _ in Priority)
+        self._below = tuple(self._lines[:priority:-1] for priority in Priority)  # the lowest first
         self._waiting: dict[str, int] = {}
-        self._depth = 0
+        self.depth = 0
         self.bytes = 0
 
-    def __len__(self) -> int:
-        return self._depth
-
     def __iter__(self) -> Iterator[C]:
+        """In the order of service."""
         return chain(*self._lines)
 
     def push(self, call: C, *, front: bool = False) -> None:
@@ -50,7 +54,7 @@ class CallQueue(Generic[C]):
         line[call] = None
         if front:
             line.move_to_end(call, last=False)
-        self._depth += 1
+        self.depth += 1
         self.bytes += call.size
         self._waiting[call.client] = self._waiting.get(call.client, 0) + 1
 
@@ -61,7 +65,7 @@ class CallQueue(Generic[C]):
     def remove(self, call: C) -> None:
         """Take a waiting call out, from wherever it stands. It must be here."""
         del self._lines[call.priority][call]
-        self._depth -= 1
+        self.depth -= 1
         self.bytes -= call.size
         left = self._waiting[call.client] - 1
         if left:
@@ -71,15 +75,18 @@ class CallQueue(Generic[C]):
 
     def ahead_of(self, priority: Priority) -> int:
         """Calls that are served before a new one of `priority`."""
-        return sum(len(line) for line in self._lines[: priority + 1])
+        ahead = self.depth
+        for line in self._below[priority]:
+            ahead -= len(line)
+        return ahead
 
     def newest_below(self, priority: Priority) -> C | None:
         """The first to be shed for a call of `priority`: the newest of the lowest class below it, or None."""
-        for line in reversed(self._lines[priority + 1 :]):
+        for line in self._below[priority]:
             if line:
                 return next(reversed(line))
         return None
 
     def others_wait(self, client: str) -> bool:
         """Whether a call of another client waits."""
-        return self._depth > self._waiting.get(client, 0)
+        return self.depth > self._waiting.get(client, 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Generic
 
-from muleteer.base.errors import MethodNotAllowed, NotFound, SpecError
+from muleteer.base.errors import Loading, MethodNotAllowed, NotFound, SpecError
 from muleteer.gateway.sessions import Session, Sessions
 from muleteer.gateway.split import Choice, Split
 from muleteer.gateway.versions import EndpointCounts
@@ -127,9 +127,13 @@ class Routes(Generic[B]):
         return list(self._by_path.values())
 
     def find(self, method: str, path: str) -> Endpoint[B]:
-        """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed."""
+        """The endpoint of exactly this path. Raises NotFound, or MethodNotAllowed with what is allowed; Loading before
+        the first snapshot, when nobody can know what there is not.
+        """
         endpoint = self._by_path.get(path)
         if endpoint is None:
+            if not self.revision:
+                raise Loading("this gateway has no routes yet", retry_after_s=1)
             raise NotFound("no endpoint has this route")
         if method not in endpoint.methods:
             allow = sorted(endpoint.methods)

@@ -81,7 +81,8 @@ def example_body(model: Model) -> bytes:
     try:
         return encode(model.example)
     except BadModelOutput as error:
-        raise StartError("warm_up_failed", f"`example` is not JSON: {error.message}") from error
+        what = error.message.removeprefix("predict returned ")  # it was not predict
+        raise StartError("warm_up_failed", f"`example` is not JSON: {what}") from error
 
 
 def check_warm_up(result: Answer) -> None:

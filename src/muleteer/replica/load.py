@@ -67,7 +67,13 @@ def load(target: str, base_dir: str, *, stage: Stage, notice: Callable[[str], No
         began = time.monotonic()
         subject = _construct(subject)
         stage("load", time.monotonic() - began)
-    return Model(subject, _method(subject, name), root=root, notice=notice)
+    try:
+        return Model(subject, _method(subject, name), root=root, notice=notice)
+    except StartError:
+        raise
+    except BaseException as error:  # the boundary to the user's properties and __getattr__
+        message = f"looking for predict, example and close of {name} raised {say(error)}\n{own_traceback(error)}"
+        raise StartError("constructor_raised", message) from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -105,6 +111,9 @@ def _import_package(name: str, base_dir: Path) -> ModuleType:
 
 
 def _import_message(what: str, error: BaseException) -> str:
+    if isinstance(error, ImportError) and "no known parent package" in str(error):
+        hint = "; a file that imports its neighbours with a dot is served as package.module:Name"
+        return f"cannot import {what}: {say(error)}{hint}\n{own_traceback(error)}"
     if isinstance(error, SyntaxError):
         where = f"{error.filename}, line {error.lineno}"
         return f"cannot import {what}: {type(error).__name__} in {where}: {error.msg}\n{own_traceback(error)}"

@@ -9,6 +9,7 @@ _OURS = str(Path(__file__).resolve().parent.parent) + "/"
 _MACHINERY = ("<frozen importlib", "/asyncio/", "/concurrent/futures/", "/importlib/")
 _TEXT_CHARS_MAX = 2000
 _TRACE_CHARS_MAX = 16_000
+_FRAMES_MAX = 2000  # with a user's `sys.setrecursionlimit` a million frames would keep the replica busy for 20 s
 
 
 def say(error: BaseException) -> str:
@@ -25,7 +26,7 @@ def own_traceback(error: BaseException) -> str:
     """The traceback without the frames of muleteer, asyncio and importlib, causes included."""
     from traceback import TracebackException
 
-    shown = TracebackException.from_exception(error, compact=True)
+    shown = TracebackException.from_exception(error, limit=-_FRAMES_MAX, compact=True)
     current: TracebackException | None = shown
     while current is not None:
         for index in range(len(current.stack) - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""Names of backends and endpoints."""
+"""Names of backends and endpoints, and what any name needs in order to travel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from muleteer.base.errors import SpecError
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 _NAME = re.compile(NAME_PATTERN)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether `text` can travel as JSON: a path may hold any bytes, kept by Python as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_name(name: str, what: str) -> str:

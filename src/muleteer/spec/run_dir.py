@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from muleteer.base.errors import SpecError
+from muleteer.spec.names import is_utf8
 
 ENV = "MULETEER_RUN_DIR"
 SOCKET_PATH_BYTES_MAX = 107
@@ -39,6 +40,8 @@ def complete_run_dir(given: str) -> str:
         path = str(Path(given).expanduser().resolve())
     except (RuntimeError, OSError) as error:  # no such user, a loop of links
         raise SpecError(f"run directory {given}: {error}") from None
+    if not is_utf8(path):
+        raise SpecError(f"run directory {path} is not UTF-8; choose --run-dir")
     over = len(os.fsencode(path + _LONGEST_SOCKET)) - SOCKET_PATH_BYTES_MAX
     if over > 0:
         raise SpecError(f"run directory {path} is {over} bytes too long for the sockets in it; choose --run-dir")

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from muleteer.base.errors import TargetError
+from muleteer.spec.names import is_utf8
 from muleteer.spec.nearest import did_you_mean
 
 
@@ -47,6 +48,8 @@ def check_target(text: str, base_dir: Path) -> Target:
         target = parse_target(text)
     except TargetError as error:
         raise _with_candidates(text, base_dir, error) from None
+    if not is_utf8(f"{base_dir}/{text}"):
+        raise TargetError(f"target {text!r}: {base_dir / target.place} is not UTF-8: rename it")
     path = _file_of(target, text, base_dir) if target.kind == "file" else _module_of(target, text, base_dir)
     if path is not None:
         names = _names_in(path, text)

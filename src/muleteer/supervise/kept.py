@@ -95,6 +95,7 @@ class KeptProcess:
     def start(self) -> None:
         """Begin a life. Failing to is treated like a failed start."""
         self._info = {}
+        self._log.write(b"")  # it is there from the start, for those who follow it
         try:
             child = spawn(self.spec, self._open_sockets(), self._around.clock, self._make_output)
         except (OSError, UsageError) as error:

@@ -86,6 +86,7 @@ class ScriptedReplica:
     path: of the Unix socket.
     script: what to do with each call when its turn comes; `concurrency` calls have theirs at once.
     warm_up_us: what READY says.
+    heeds_cancel: give back a cancelled call whose turn has not come.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ScriptedReplica:
         replica: str = "model-1",
         concurrency: int = 1,
         warm_up_us: int = 0,
+        heeds_cancel: bool = True,
     ) -> None:
         self.path = path
         self.script = script
@@ -104,6 +106,7 @@ class ScriptedReplica:
         self.replica = replica
         self.concurrency = concurrency
         self.warm_up_us = warm_up_us
+        self.heeds_cancel = heeds_cancel
         self.calls: list[SeenCall] = []
         self.life = 0
         self.pid = next(_pids)
@@ -227,7 +230,7 @@ class _Life(asyncio.Protocol):
         call = self._open.get(id)
         if call is not None:
             call.cancelled = True
-            if call in self._pending:
+            if call in self._pending and self._replica.heeds_cancel:
                 self._pending.remove(call)
                 self._fail(call, Fail("cancelled"))
 

@@ -26,12 +26,16 @@ from muleteer.wire.frames import Frame, FrameDecoder, FrameType
 class Role(Enum):
     """Which end of a link."""
 
+    __hash__ = object.__hash__  # Enum's own runs in Python, several times a frame
+
     GATEWAY = "gateway"
     REPLICA = "replica"
 
 
 class State(Enum):
     """What one end has done so far."""
+
+    __hash__ = object.__hash__
 
     START = "start"  # nothing sent
     GREETED = "greeted"  # gateway: HELLO sent, waits for READY; replica: HELLO received, model may still load
