@@ -8,6 +8,7 @@ from typing import Any
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import RequestError
+from muleteer.base.limits import QUEUED_BYTES_MAX
 from muleteer.gateway.admission import memory_refusal
 from muleteer.gateway.call import Call
 from muleteer.gateway.exchange import Head, Response
@@ -45,8 +46,7 @@ class Shared:
     def hold(self, call: Call, size: int) -> None:
         """The body of a call that is being read has grown to `size`. Raises OutOfMemory where the cap is reached."""
         more = size - call.size
-        refused = memory_refusal(self.waiting_bytes, more, random.random)
-        if refused is not None:
-            raise refused
+        if self.waiting_bytes + more > QUEUED_BYTES_MAX:
+            raise memory_refusal(self.waiting_bytes, random.random)
         self.waiting_bytes += more
         call.size = size
