@@ -107,10 +107,6 @@ class Application:
         for endpoint in routes.endpoints:
             endpoint.counts.keep(routes.backends)
         before, self._backends = self._backends, {backend.name: backend for backend in snapshot.backends}
-        for name in [name for name in self._dispatchers if name not in self._backends]:
-            dispatcher = self._dispatchers.pop(name)
-            self._retired.append(dispatcher)
-            dispatcher.retire()
         for name, backend in self._backends.items():
             known = self._dispatchers.get(name)
             if known is not None:
@@ -119,6 +115,10 @@ class Application:
                     known.update(backend)
             elif backend.replicas:
                 self._dispatcher(name)
+        for name in [name for name in self._dispatchers if name not in self._backends]:
+            dispatcher = self._dispatchers.pop(name)
+            self._retired.append(dispatcher)
+            dispatcher.retire()  # last: what waits there goes to the others
 
     def begin(self, head: Head) -> Exchange:
         """Route and admit. Raises RequestError to refuse before the body is read."""
