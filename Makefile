@@ -18,7 +18,8 @@ test: setup $(STAMPS)/dev ## lint, types, every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/faults
+	$(BIN)/python -m pytest tests/faults
 
 chaos: setup $(STAMPS)/dev ## kill things under load, for long; prints its seed
 	$(BIN)/python -m tests.faults.chaos

@@ -61,11 +61,11 @@ def test_wrk_measures_nginx_and_nginx_ends(tmp_path):
     with nginx.Nginx(tmp_path) as server:
         figures = wrk.run(server.url, connections=2, seconds=1)
         children = measure.descendants(os.getpid())
-        assert sum("nginx" in process.command for process in children) >= 2
+        assert sum("nginx:" in process.command for process in children) >= 2
     assert figures.requests > 100
     assert figures.failed == 0
     assert 0 < figures.p50_us <= figures.p99_us <= figures.max_us
-    assert not [p for p in measure.descendants(os.getpid()) if "nginx" in p.command]
+    assert not [p for p in measure.descendants(os.getpid()) if "nginx:" in p.command]
 
 
 def test_a_busy_core_is_seen():

@@ -83,7 +83,7 @@ def count(path, writers, each):
     for _ in range(writers):
         pid = os.fork()
         if pid == 0:
-            store = Store.open(path)
+            store = Store.open(path, busy_s=60)  # a disk may be slow
             done = conflicts = 0
             while done < each:
                 current = store.current()

@@ -194,6 +194,31 @@ def test_twice_the_latency_rolls_back_within_two_intervals():
         assert "1.2 times the p99 of old" in rollout.reason
 
 
+def test_a_version_in_doubt_waits_for_more_requests_and_is_not_rolled_back_for_it():
+    """11 of 226 against 0 of 230 is too little to convict at the 5th look, and far too much to be let through."""
+    policy = Policy(steps=(50.0, 100.0), interval_s=3.0, min_requests=100)
+    rollout, _ = step(begin("e", {"old": 1.0}, "new", policy), 0.0, Window(), Window())
+    rollout = msgspec.structs.replace(rollout, looks=20, looked_at=220)
+    rollout, decision = step(rollout, 4.0, Window(230), Window(226, 11))
+    assert (rollout.phase, decision.event, decision.traffic) == ("stepping", "wait", None)
+    assert decision.reason.endswith("not certain, waiting for more requests")
+    assert "11 of 226 requests failed (4.87 %)" in decision.reason
+    assert rollout.looks == 20, "waiting costs no look"
+    assert step(rollout, 5.0, Window(4000), Window(4000, 11))[1].event == "complete"
+    assert step(rollout, 5.0, Window(460), Window(452, 22))[1].event == "harm"
+
+
+def test_five_percent_errors_are_let_through_by_hardly_any_gate_also_of_few_requests():
+    policy = Policy(steps=(50.0, 100.0), interval_s=3.0, min_requests=100)
+    completed = 0
+    for seed in range(100):
+        generator = random.Random(seed)
+        rollout, _, _ = simulate(Version(generator), Version(generator, errors=0.05), policy, rate=150, tick=1.0)
+        assert rollout.phase in ("completed", "rolled_back")
+        completed += rollout.phase == "completed"
+    assert completed <= 8  # of 225 requests 5 % are 11; fewer than 6 fail in 3 of 100 samples
+
+
 def test_a_version_that_always_fails_is_gone_after_twenty_requests():
     generator = random.Random(3)
     new = Version(generator, errors=1.0)

@@ -1,6 +1,7 @@
 """The pure parts, by themselves: estimator, admission rules, queue, wheel, budget, quarantine, slots, routing, states."""
 
 import math
+from collections import Counter
 
 import msgspec
 import pytest
@@ -158,7 +159,7 @@ def test_fifo_within_a_priority_and_the_front_for_those_that_come_back():
     for name, priority in (("s1", 2), ("n1", 1), ("c1", 0), ("n2", 1), ("c2", 0)):
         queue.push(Member(name, Priority(priority)))
     queue.push(Member("n0"), front=True)
-    assert [queue.ahead_of(priority) for priority in Priority] == [2, 5, 6]
+    assert [queue.ahead_of(priority, "c") for priority in Priority] == [2, 5, 6]
     assert drain(queue) == ["c1", "c2", "n0", "n1", "n2", "s1"]
     assert (queue.depth, queue.bytes) == (0, 0)
 
@@ -175,6 +176,41 @@ def test_the_newest_of_the_lowest_is_shed_first():
     assert shed == ["s2", "s1", "n2", "n1"]
     queue.push(members[0])
     assert queue.newest_below(Priority.NORMAL) is None
+
+
+def test_clients_take_turns_and_each_keeps_its_order():
+    queue = CallQueue()
+    for name in ("a1", "a2", "a3", "a4", "b1", "b2", "c1"):
+        queue.push(Member(name, client=name[0]))
+    assert [queue.ahead_of(Priority.NORMAL, client) for client in "abcd"] == [7, 7, 5, 3]
+    order = []
+    while queue.depth:
+        member = queue.first()
+        queue.served(member)
+        queue.remove(member)
+        order.append(member.name)
+    assert order == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+
+
+def test_who_is_dropped_at_its_turn_leaves_the_turn_to_the_next_of_its_client():
+    queue = CallQueue()
+    for name in ("a1", "b1", "a2"):
+        queue.push(Member(name, client=name[0]))
+    queue.remove(queue.first())
+    assert queue.first().name == "a2"
+
+
+def test_in_its_class_the_newest_of_the_client_of_whom_most_wait_is_shed():
+    queue, members = CallQueue(), {}
+    for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        members[name] = Member(name, client=name[0])
+        queue.push(members[name])
+    shed = []
+    while (victim := queue.newest_of_most(members["c1"])) is not None:
+        queue.remove(victim)
+        shed.append(victim.name)
+    assert shed[:1] == ["a3"]
+    assert set(shed) == {"a2", "a3", "b2"}
 
 
 @given(
@@ -194,6 +230,12 @@ def test_counts_hold_whatever_leaves(steps, chance):
         assert queue.bytes == sum(each.size for each in present)
         for each in ("c0", "c1", "c2"):
             assert queue.others_wait(each) == any(other.client != each for other in present)
+        for each in present:
+            counts = Counter(other.client for other in present if other.priority == each.priority)
+            victim = queue.newest_of_most(each)
+            most = max(counts.values())
+            assert (victim is None) == (counts[each.client] == most)
+            assert victim is None or counts[victim.client] == most
     assert len(drain(queue)) == len(present)
     assert not queue.others_wait("nobody")
 

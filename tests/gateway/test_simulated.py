@@ -251,9 +251,9 @@ def route(replicas=4, **settings):
     return BackendRoute(name="m", replicas=addresses, **settings)
 
 
-def poisson(world, rate, seconds, timeout_s, chance):
+def poisson(world, rate, seconds, timeout_s, chance, *, client="c"):
     def arrive():
-        world.send(timeout_s)
+        world.send(timeout_s, client=client)
         if world.clock.now() < end_s:
             world.after(chance.expovariate(rate), arrive)
 
@@ -307,6 +307,39 @@ def test_at_half_load_nobody_is_refused():
     poisson(world, 400, 5.0, 1.0, chance)
     world.run(7.0)
     assert Counter(each.status for each in world.requests) == {200: len(world.requests)}
+
+
+@pytest.mark.parametrize("greedy_timeout_s", [1.0, 30.0])
+def test_a_greedy_client_takes_nothing_from_a_modest_one(greedy_timeout_s):
+    chance = random.Random(7)
+    world = World(route(2), lambda: chance.uniform(0.004, 0.006))
+    world.run(1.0)
+    poisson(world, 1500, 8.0, greedy_timeout_s, chance, client="greedy")
+    world.run(4.0)
+    poisson(world, 20, 4.0, 1.0, chance, client="modest")
+    world.run(4.0 + greedy_timeout_s + 1.0)
+    modest = [each for each in world.requests if each.head.client == "modest"]
+    greedy = [each for each in world.requests if each.head.client == "greedy"]
+    assert {each.status for each in modest} == {200}
+    assert max(each.outcomes[0][0] - each.sent_s for each in modest) < 0.05, "it waits for its turn only"
+    good = [each for each in world.requests if each.status == 200 and each.outcomes[0][0] <= each.due_s]
+    assert len(good) >= 0.9 * 8.0 * 400, "and nothing is wasted"
+    assert {each.status for each in greedy} <= {200, 429, 503, 504}
+    assert sum(each.status == 504 for each in greedy) < 0.02 * len(greedy)
+    assert world.dispatcher.quiet
+
+
+def test_two_greedy_clients_have_half_each():
+    chance = random.Random(8)
+    world = World(route(2), lambda: chance.uniform(0.004, 0.006))
+    world.run(1.0)
+    poisson(world, 4000, 6.0, 1.0, chance, client="more")
+    poisson(world, 800, 6.0, 1.0, chance, client="less")
+    world.run(8.0)
+    answered = Counter(each.head.client for each in world.requests if each.status == 200)
+    assert sum(answered.values()) >= 0.9 * 6.0 * 400
+    assert 0.6 < answered["less"] / answered["more"] < 1.6
+    assert world.dispatcher.quiet
 
 
 def test_a_thousand_kills_under_load_cost_no_request():

@@ -119,6 +119,9 @@ FRAME_OVERHEAD_BYTES = _integer(
     "frame_overhead_bytes", 64 * 1024, "bytes", "room for metadata above max_body in one frame"
 )
 LINE_BYTES_MAX = _integer("line_bytes_max", 64 * 1024 * 1024, "bytes", "a routing snapshot of 10,000 backends fits")
+LINK_UP_S_MAX = _seconds(
+    "link_up_s_max", 0.2, "a gateway that starts waits so long for its replicas before it opens the port"
+)
 LINK_RETRY_S = _seconds("link_retry_s", 0.05, "pause before a gateway dials a dead address again")
 CREDIT_MAX = _integer(
     "credit_max", 4, "calls", "calls sent ahead to a very short model hide the round trip; more only wait there"

@@ -13,6 +13,10 @@ False alarms: the chance that a version which is not worse by more than the marg
 the two questions; within a step the k-th look may use 6/(pi k)^2 of its share, which sums to the share over all k.
 Looks come when the sample has grown by a quarter: early harm is seen early, and few looks are wasted.
 
+No alarm is not yet a reason to go on: while the same tests leave a chance of under DOUBT that the new version is within
+the margins, the next step waits for more requests, until they clear it or convict it. That rolls nothing back, so
+it costs nothing of the budget.
+
 The table TRANSITIONS holds the phases; a missing entry is an illegal move.
 """
 
@@ -43,6 +47,7 @@ TRANSITIONS: Final[dict[Phase, dict[Event, Phase]]] = {
 }
 LOOK_FIRST = 20  # requests of the new version; fewer can show nothing at these error rates
 LOOK_GROWTH = 1.25
+DOUBT = 0.1  # a version within the margins waits longer at one gate in ten or fewer
 QUANTILE = 0.99
 
 
@@ -266,13 +271,17 @@ def _gate(rollout: Rollout, seen: _Seen) -> tuple[Rollout, Decision]:
     waited = seen.now - rollout.since_s
     enough = min(old.requests, new.requests) >= policy.min_requests
     done = enough and waited >= policy.interval_s and rollout.phase != "paused"
-    if done or new.requests >= max(LOOK_FIRST, rollout.looked_at * LOOK_GROWTH):
+    due = new.requests >= max(LOOK_FIRST, rollout.looked_at * LOOK_GROWTH)
+    worst = min(_suspicions(rollout, old, new), key=lambda each: each.chance) if done or due else _CLEAR
+    if due:
         rollout = msgspec.structs.replace(rollout, looks=rollout.looks + 1, looked_at=new.requests)
-        harm = _harm(rollout, old, new)
-        if harm:
-            return fail(rollout, harm)
+        alpha = policy.false_alarms / policy.gates() / 2 * 6 / (math.pi * rollout.looks) ** 2
+        if worst.chance <= alpha:
+            return fail(rollout, f"{worst.text} (chance of error under {alpha:.1g})")
     if rollout.phase == "paused":
         return rollout, Decision("wait", rollout.reason)
+    if done and worst.chance < DOUBT:
+        return rollout, Decision("wait", f"{worst.text}: not certain, waiting for more requests")
     if done:
         event: Event = "start" if rollout.phase == "shadowing" else "advance"
         return _begin_gate(rollout, event, seen, _comparison(rollout, old, new))
@@ -294,32 +303,37 @@ def _where(rollout: Rollout) -> str:
     return f"{rollout.policy.shadow_percent:g} % copied" if _shadowing(rollout) else f"{rollout.share():g} %"
 
 
-def _harm(rollout: Rollout, old: Window, new: Window) -> str:
-    """What is worse beyond the margins, beyond doubt; or nothing. Uses up this look's share of the false alarms."""
+class _Suspicion(NamedTuple):
+    """What looks worse beyond the margins, and at most the chance that a version within them looks so."""
+
+    chance: float
+    text: str
+
+
+_CLEAR = _Suspicion(1.0, "")
+
+
+def _suspicions(rollout: Rollout, old: Window, new: Window) -> list[_Suspicion]:
+    """One for each question that can be asked now."""
     policy = rollout.policy
-    alpha = policy.false_alarms / policy.gates() / 2 * 6 / (math.pi * rollout.looks) ** 2
     margin = policy.max_error_increase
-    if increase_p(new.errors, new.requests, old.errors, old.requests, margin) <= alpha:
-        return (
-            f"at {_where(rollout)} {new.errors} of {new.requests} requests failed ({_percent(new)}), of {rollout.old} "
-            f"{old.errors} of {old.requests} ({_percent(old)}): more than the {margin * 100:g} points that are allowed "
-            f"(chance of error under {alpha:.1g})"
-        )
-    if _shadowing(rollout):
-        return ""
-    p99 = old.latency.quantile_at_most(QUANTILE)
-    if p99 is None:
-        return ""
-    slower, among = new.latency.count_above(p99 * policy.max_p99_ratio), new.latency.total()
-    # old values above that bucket, and one in it: the threshold is at least the rank-th largest old value
-    rank = old.latency.count_above(p99) + 1
-    if exceedance_p(slower, among, rank, old.latency.total()) <= alpha:
-        return (
+    chance = increase_p(new.errors, new.requests, old.errors, old.requests, margin)
+    text = (
+        f"at {_where(rollout)} {new.errors} of {new.requests} requests failed ({_percent(new)}), of {rollout.old} "
+        f"{old.errors} of {old.requests} ({_percent(old)}): more than the {margin * 100:g} points that are allowed"
+    )
+    found = [_Suspicion(chance, text)]
+    p99 = None if _shadowing(rollout) else old.latency.quantile_at_most(QUANTILE)
+    if p99 is not None:
+        slower, among = new.latency.count_above(p99 * policy.max_p99_ratio), new.latency.total()
+        # old values above that bucket, and one in it: the threshold is at least the rank-th largest old value
+        rank = old.latency.count_above(p99) + 1
+        text = (
             f"at {_where(rollout)} {slower} of {among} answers took more than {policy.max_p99_ratio:g} times the p99 "
-            f"of {rollout.old} ({p99 * 1e3:.3g} ms), about {among * (1 - QUANTILE):.0f} are expected "
-            f"(chance of error under {alpha:.1g})"
+            f"of {rollout.old} ({p99 * 1e3:.3g} ms), about {among * (1 - QUANTILE):.0f} are expected"
         )
-    return ""
+        found.append(_Suspicion(exceedance_p(slower, among, rank, old.latency.total()), text))
+    return found
 
 
 def _percent(window: Window) -> str:

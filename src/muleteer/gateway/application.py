@@ -167,6 +167,11 @@ class Application:
         return reasons
 
     @property
+    def linked(self) -> bool:
+        """Whether every routed replica is linked and ready."""
+        return all(dispatcher.fleet.linked for dispatcher in self._dispatchers.values())
+
+    @property
     def quiet(self) -> bool:
         """Whether no call is open and no slot is taken."""
         return not self._reception.reading and all(dispatcher.quiet for dispatcher in self._all())

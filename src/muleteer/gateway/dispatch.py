@@ -117,8 +117,7 @@ class Dispatcher:
         session: Session | None = None,
     ) -> Call:
         """Admit before the body is read. Raises RequestError, counted as refused."""
-        error = self.obstacle(head, priority, deadline_s)
-        if error is not None:
+        if (error := self.obstacle(head, priority, deadline_s)) is not None:
             self._counts.refused[error.code] = self._counts.refused.get(error.code, 0) + 1
             way.version.ended(error.code)
             raise error
@@ -191,7 +190,7 @@ class Dispatcher:
             self._start(self._own_link(call, link), call, now)
             return
         self._wait(call)
-        while (shed := self.gate.too_late_below(call.priority, now)) is not None:
+        while (shed := self.gate.pushed_back(call, now)) is not None:
             self._fail(*shed)
 
     def _poison(self, body: bytes, now: float) -> Poison | None:
@@ -242,6 +241,7 @@ class Dispatcher:
             elif (poison := self._poison(call.body, now)) is not None:
                 self._fail(call, poison)
             else:
+                self._queue.served(call)
                 self._leave_place(call)
                 self._start(self._own_link(call, link), call, now)
 

@@ -48,6 +48,11 @@ class Fleet:
         """All that are connected."""
         return [dialer.link for dialer in self.dialers if dialer.link is not None]
 
+    @property
+    def linked(self) -> bool:
+        """Whether every routed replica has said that it is ready."""
+        return all(dialer.link is not None and dialer.link.state == "ready" for dialer in self._dialers.values())
+
     def follow(self, route: BackendRoute) -> list[Link]:
         """Dial what is new and drain what vanished or moved. Returns the links that take no more calls."""
         wanted = {replica.id: replica for replica in route.replicas}

@@ -53,17 +53,26 @@ class Gate:
 
     def enter(self, client: str, priority: Priority, remaining_s: float, size: int) -> RequestError | None:
         """Why a request may not come in, before its body is read; `size` as announced, 0 if unknown."""
-        return self._obstacle(client, priority, remaining_s, self._shared.waiting_bytes, size)
+        return self._obstacle(client, priority, remaining_s, self._shared.waiting_bytes, size, shares=True)
 
     def enqueue(self, call: Call, remaining_s: float, size: int) -> RequestError | None:
         """The same again when the body is in and no slot is free, since others may have come meanwhile: so a slow
         sender holds no place against them, and the bound of the queue is exact.
         """
-        return self._obstacle(None, call.priority, remaining_s, self._shared.waiting_bytes - call.size, size)
+        return self._obstacle(
+            call.client, call.priority, remaining_s, self._shared.waiting_bytes - call.size, size, shares=False
+        )
 
     def share(self, client: str) -> QuotaExceeded | None:
-        """Why a request that was admitted for the endpoint as a whole may not come to this backend of it."""
-        return self._share_refusal(client)
+        """Why a client may have no further call here, while others wait."""
+        if not self.queue.others_wait(client):
+            return None
+        share = admission.client_share(self.capacity.ready_slots, self.bound())
+        held = self.held.get(client, 0)
+        if held < share:
+            return None
+        message = f"this client has {held} calls here while others wait, its share is {share}"
+        return QuotaExceeded(message, retry_after_s=_RETRY_SOON_S)
 
     def spare(self, now: float) -> Link | None:
         """The link for a copy: one with a slot that idles, beyond those that are kept for requests. Where all would be
@@ -95,13 +104,22 @@ class Gate:
             return Loading(f"no replica of {name} is ready yet", retry_after_s=_RETRY_SOON_S)
         return None
 
-    def too_late_below(self, priority: Priority, now: float) -> tuple[Call, Refused] | None:
-        """The next call to shed after one of `priority` came in: those below it were pushed back by one."""
-        victim = self.queue.newest_below(priority)
+    def pushed_back(self, call: Call, now: float) -> tuple[Call, RequestError] | None:
+        """The next to shed because `call` came in, ahead of lower priorities and of clients of whom more wait."""
+        queue = self.queue
+        victim = queue.newest_below(call.priority)
+        if victim is not None:
+            refused = self._refusal(queue.depth - 1, victim.deadline_s - now)
+            if refused is not None:
+                return victim, refused
+        victim = queue.newest_of_most(call)
         if victim is None:
             return None
-        refused = self._refusal(self.queue.depth - 1, victim.deadline_s - now)
-        return None if refused is None else (victim, refused)
+        ahead = queue.ahead_of(call.priority, victim.client) - 1
+        if self._refusal(ahead, victim.deadline_s - now) is None:
+            return None
+        message = "another client needed a place, and of this one's calls the most wait here"
+        return victim, QuotaExceeded(message, retry_after_s=_RETRY_SOON_S)
 
     def too_late_to_start(self, remaining_s: float) -> bool:
         """Rule 4: what remains would not suffice for 99 of 100 calls."""
@@ -115,7 +133,7 @@ class Gate:
         return self.capacity.bound(self.route)
 
     def _obstacle(
-        self, client: str | None, priority: Priority, remaining_s: float, waiting_bytes: int, size: int
+        self, client: str, priority: Priority, remaining_s: float, waiting_bytes: int, size: int, *, shares: bool
     ) -> RequestError | None:
         if remaining_s <= 0:
             return ExpiredInQueue("the deadline passed before the request was read")
@@ -125,19 +143,9 @@ class Gate:
             return None
         return (
             self.unavailable()
-            or self._share_refusal(client)
-            or self._refusal(self.queue.ahead_of(priority), remaining_s)
+            or (self.share(client) if shares else None)
+            or self._refusal(self.queue.ahead_of(priority, client), remaining_s)
         )
-
-    def _share_refusal(self, client: str | None) -> QuotaExceeded | None:
-        if client is None or not self.queue.others_wait(client):
-            return None
-        share = admission.client_share(self.capacity.ready_slots, self.bound())
-        held = self.held.get(client, 0)
-        if held < share:
-            return None
-        message = f"this client has {held} calls here while others wait, its share is {share}"
-        return QuotaExceeded(message, retry_after_s=_RETRY_SOON_S)
 
     def _refusal(self, queued: int, remaining_s: float) -> Refused | None:
         return admission.refusal(

@@ -12,13 +12,15 @@ from typing import Any
 import msgspec
 
 from muleteer.base.errors import SpecError
-from muleteer.base.limits import ANSWER_BYTES_MAX, FRAME_OVERHEAD_BYTES
+from muleteer.base.limits import ANSWER_BYTES_MAX, FRAME_OVERHEAD_BYTES, LINK_UP_S_MAX
 from muleteer.gateway.application import Application
 from muleteer.gateway.channel import Channel
 from muleteer.gateway.http.server import HttpServer
 from muleteer.gateway.steering import Steering
 from muleteer.spec.snapshot import Snapshot
 from muleteer.telemetry.log import log
+
+_LINK_UP_POLL_S = 0.002
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,6 +62,7 @@ class Life:
         loop.add_signal_handler(signal.SIGTERM, self._stopped)
         await self._channel.open(self._sockets["control"])
         self._read_snapshot()
+        await self._link_up()
         steering = await loop.create_unix_server(
             lambda: Steering(self._application.apply, self._statistics), sock=self._sockets["gateway"]
         )
@@ -95,6 +98,15 @@ class Life:
             pass  # the first start
         except (OSError, msgspec.MsgspecError, SpecError) as error:
             log("the snapshot in the run directory is of no use", path=str(path), error=str(error))
+
+    async def _link_up(self) -> None:
+        """Before the port opens: who waits in its backlog while a gateway is replaced must not hear `loading` from the
+        new one. Replicas that are ready answer within milliseconds; for the others the port does not stay shut.
+        """
+        for _ in range(round(LINK_UP_S_MAX / _LINK_UP_POLL_S)):
+            if self._application.linked:
+                return
+            await asyncio.sleep(_LINK_UP_POLL_S)
 
     def _statistics(self) -> dict[str, Any]:
         return {**msgspec.structs.asdict(self._application.statistics()), "http": self._http.statistics()}

@@ -1,4 +1,6 @@
-"""The line in front of a backend: FIFO within a priority. Pure; must not know links or admission."""
+"""The line in front of a backend: priorities one after the other, the clients of one in turn, FIFO for each client.
+Pure; must not know links or admission.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +28,61 @@ class Queueable(Protocol):
 C = TypeVar("C", bound=Queueable)
 
 
+class _Line(Generic[C]):
+    """The calls of one priority.
+
+    Attributes:
+        calls: as they came.
+        turns: the same by client, who is next first.
+        most: of how many calls the client with the most waits.
+    """
+
+    __slots__ = ("_by_count", "calls", "most", "turns")
+
+    def __init__(self) -> None:
+        self.calls: OrderedDict[C, None] = OrderedDict()
+        self.turns: OrderedDict[str, OrderedDict[C, None]] = OrderedDict()
+        self.most = 0
+        self._by_count: dict[int, dict[str, None]] = {}
+
+    def push(self, call: C, *, front: bool) -> None:
+        client = call.client
+        own = self.turns.setdefault(client, OrderedDict())
+        assert call not in own
+        self.calls[call] = own[call] = None
+        if front:
+            self.calls.move_to_end(call, last=False)
+            own.move_to_end(call, last=False)
+            self.turns.move_to_end(client, last=False)
+        self._count(client, len(own) - 1, len(own))
+
+    def remove(self, call: C) -> None:
+        client = call.client
+        own = self.turns[client]
+        del self.calls[call], own[call]
+        self._count(client, len(own) + 1, len(own))
+        if not own:
+            del self.turns[client]
+
+    def waiting(self, client: str) -> int:
+        return len(self.turns.get(client, ()))
+
+    def newest_of_most(self) -> C:
+        client = next(iter(self._by_count[self.most]))
+        return next(reversed(self.turns[client]))
+
+    def _count(self, client: str, before: int, now: int) -> None:
+        if before:
+            level = self._by_count[before]
+            del level[client]
+            if not level:
+                del self._by_count[before]
+        if now:
+            self._by_count.setdefault(now, {})[client] = None
+        if now > self.most or self.most not in self._by_count:  # a count moves by one, so this one is the most now
+            self.most = now
+
+
 class CallQueue(Generic[C]):
     """Every operation is O(1), removal from the middle included.
 
@@ -37,7 +94,7 @@ class CallQueue(Generic[C]):
     __slots__ = ("_below", "_lines", "_waiting", "bytes", "depth")
 
     def __init__(self) -> None:
-        self._lines: tuple[OrderedDict[C, None], ...] = tuple(OrderedDict() for _ in Priority)
+        self._lines: tuple[_Line[C], ...] = tuple(_Line() for _ in Priority)
         self._below = tuple(self._lines[:priority:-1] for priority in Priority)  # the lowest first
         self._waiting: dict[str, int] = {}
         self.depth = 0
@@ -48,23 +105,24 @@ class CallQueue(Generic[C]):
         return chain(*self._lines)
 
     def push(self, call: C, *, front: bool = False) -> None:
-        """Last of its priority, or first: a call that comes back has waited already."""
-        line = self._lines[call.priority]
-        assert call not in line
-        line[call] = None
-        if front:
-            line.move_to_end(call, last=False)
+        """Last of its client's, or first of all in its priority: a call that comes back has waited already."""
+        self._lines[call.priority].push(call, front=front)
         self.depth += 1
         self.bytes += call.size
         self._waiting[call.client] = self._waiting.get(call.client, 0) + 1
 
     def first(self) -> C:
         """The call that is next; it stays. The queue must not be empty."""
-        return next(iter(next(line for line in self._lines if line)))
+        turns = next(line for line in self._lines if line.calls).turns
+        return next(iter(next(iter(turns.values()))))
+
+    def served(self, call: C) -> None:
+        """`call`, the first, is about to run: its client had its turn. A call that is dropped takes no turn."""
+        self._lines[call.priority].turns.move_to_end(call.client)
 
     def remove(self, call: C) -> None:
         """Take a waiting call out, from wherever it stands. It must be here."""
-        del self._lines[call.priority][call]
+        self._lines[call.priority].remove(call)
         self.depth -= 1
         self.bytes -= call.size
         left = self._waiting[call.client] - 1
@@ -73,19 +131,31 @@ class CallQueue(Generic[C]):
         else:
             del self._waiting[call.client]
 
-    def ahead_of(self, priority: Priority) -> int:
-        """Calls that are served before a new one of `priority`."""
-        ahead = self.depth
-        for line in self._below[priority]:
-            ahead -= len(line)
-        return ahead
+    def ahead_of(self, priority: Priority, client: str) -> int:
+        """At most so many of the calls here are served before a new one of `client`: of each other client in its
+        priority as many as it has turns itself.
+        """
+        line = self._lines[priority]
+        above = self.depth - len(line.calls)
+        for lower in self._below[priority]:
+            above -= len(lower.calls)
+        own = line.waiting(client)
+        others = len(line.turns) - (own > 0)
+        return above + min(len(line.calls), own + others * (own + 1))
 
     def newest_below(self, priority: Priority) -> C | None:
         """The first to be shed for a call of `priority`: the newest of the lowest class below it, or None."""
         for line in self._below[priority]:
-            if line:
-                return next(reversed(line))
+            if line.calls:
+                return next(reversed(line.calls))
         return None
+
+    def newest_of_most(self, call: C) -> C | None:
+        """The first to be shed for `call`, which waits, in its own class: the newest of the client of whom most wait;
+        None if that is no other than its own, or has no more.
+        """
+        line = self._lines[call.priority]
+        return line.newest_of_most() if line.most > line.waiting(call.client) else None
 
     def others_wait(self, client: str) -> bool:
         """Whether a call of another client waits."""

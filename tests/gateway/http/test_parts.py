@@ -52,7 +52,7 @@ def test_many_small_chunks_are_no_extension():
 
 
 @pytest.mark.parametrize(
-    ("coding", "packed"), [("gzip", gzip.compress(b"x" * 50)), ("deflate", zlib.compress(b"x" * 50))]
+    ("coding", "packed"), [("gzip", gzip.compress(b"x" * 50, mtime=0)), ("deflate", zlib.compress(b"x" * 50))]
 )
 def test_inflating_at_the_bound(coding, packed):
     for size in (1, 7, len(packed)):
@@ -73,7 +73,7 @@ def test_inflating_at_the_bound(coding, packed):
 
 
 def test_a_bomb_is_not_unpacked():
-    packed = gzip.compress(b"\0" * 50_000_000)
+    packed = gzip.compress(b"\0" * 50_000_000, mtime=0)
     sink = InflatingSink("gzip", 100_000)
     with pytest.raises(BodyTooLarge):
         sink.feed(packed)
