@@ -218,7 +218,7 @@ def section(dice: random.Random, *, rounds: int) -> Section:
         took = runner.run(_requests(dice, rounds))
     found = Section(
         "What many endpoints cost",
-        f"CPU time of one process without sockets, batches of {BATCH:,} in turns. Alone: one endpoint with one backend; "
+        f"CPU time of one process without sockets, batches of {BATCH:,} in turns. Alone: one endpoint, one backend; "
         f"among: {ENDPOINTS:,} endpoints × {VERSIONS} backends. Routing: from a path to the chosen backend. A call: "
         "all that the gateway does but HTTP, and an echo. All busy: every call goes to another backend, of which "
         "nothing is in the processor's cache.",
