@@ -308,6 +308,22 @@ def test_a_model_that_cannot_be_served_ends_everything(folder, target, line, det
     assert folder.muleteer("status").returncode == 5
 
 
+@pytest.mark.parametrize(("module", "detach"), [("gateway", ("-d",)), ("control", ())], ids=["gateway", "controller"])
+def test_a_process_of_ours_that_cannot_start_ends_everything(folder, module, detach):
+    broken = folder.path / "broken_installation"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        f"import sys\nif 'muleteer.{module}' in sys.orig_argv:\n    print('no such library')\n    sys.exit(3)\n"
+    )
+    arguments = ("serve", "fancy_model.py:FancyModel", "--port", "0", *detach)
+    done = folder.muleteer(*arguments, PYTHONPATH=str(broken))
+    assert done.returncode == 1
+    name = {"gateway": "gateway-0", "control": "controller"}[module]
+    assert f"muleteer: {name} did not start, 5 times in a row: exited with status" in done.stderr
+    assert "no such library" in done.stderr
+    assert nothing_left(folder)
+
+
 def test_reload_replaces_the_model_without_a_failed_request(folder, detached):
     model = folder.path / "changing.py"
     source = "class Changing:\n    def predict(self, text: str):\n        return 'VERSION'\n"
