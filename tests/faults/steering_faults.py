@@ -58,8 +58,8 @@ def one_backend(version, replicas, *, more=""):
 
 
 def rolling_update(folder, size, report):
-    """Two replicas, updated again and again."""
-    update(folder, size, report, replicas=2)
+    """All replicas, updated again and again."""
+    update(folder, size, report, replicas=4 if size.rate > 300 else 2)
 
 
 def rolling_update_of_one(folder, size, report):
