@@ -360,8 +360,45 @@ def test_short_calls_are_sent_ahead_and_long_ones_are_not(rig):
         rig.replicas[0].script = lambda _: Answer(service_us=5000)
         for _ in range(50):
             await rig.send().outcome()
-        assert rig.backend.credit == 1
+        assert rig.backend.credit == 2
         rig.publish(idempotent=False)
+        await rig.quiet()
+
+    rig(test)
+
+
+def test_of_calls_that_wait_one_is_sent_ahead_and_only_of_those(rig):
+    async def test(rig):
+        await rig.start(2, script=lambda _: Answer(service_us=2000), route={"expected_s": 0.002})
+        for _ in range(200):
+            await rig.send().outcome()
+        assert rig.backend.credit == 2
+        for replica in rig.replicas:
+            replica.script = lambda _: Answer(after_s=0.01, service_us=2000)
+        requests = [rig.send() for _ in range(3)]
+        assert rig.backend.queue.depth == 1  # it goes to whichever is free first
+        requests += [rig.send() for _ in range(5)]
+        await rig.until(lambda: rig.backend.queue.depth == 2)  # one was answered: the others were sent ahead of time
+        assert [each.in_flight for each in rig.backend.replicas.values()] in ([2, 2], [2, 1], [1, 2])
+        for request in requests:
+            assert (await request.outcome()).status == 200
+        await rig.quiet()
+
+    rig(test)
+
+
+def test_calls_sent_ahead_to_a_replica_that_is_stuck_are_taken_back(rig):
+    async def test(rig):
+        await rig.start(2, script=lambda _: Answer(service_us=2000), route={"expected_s": 0.002})
+        for _ in range(200):
+            await rig.send().outcome()
+        stuck = rig.replicas[0]
+        stuck.script = lambda _: Hang()
+        requests = [rig.send() for _ in range(12)]
+        await rig.until(lambda: sum(request.answered.is_set() for request in requests) == 11)
+        await rig.until(lambda: [call.cancelled for call in stuck.calls[-2:]] == [False, True])
+        stuck.die()
+        assert {(await request.outcome()).status for request in requests} == {200}
         await rig.quiet()
 
     rig(test)

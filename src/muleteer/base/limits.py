@@ -127,7 +127,15 @@ CREDIT_MAX = _integer(
     "credit_max", 4, "calls", "calls sent ahead to a very short model hide the round trip; more only wait there"
 )
 CREDIT_SERVICE_S_MAX = _seconds(
-    "credit_service_s_max", 0.001, "above this the round trip is noise and late binding wins"
+    "credit_service_s_max", 0.001, "up to this the round trip is what a call costs: calls are sent ahead as they come"
+)
+AHEAD_SERVICE_S_MAX = _seconds(
+    "ahead_service_s_max",
+    0.02,
+    "while calls wait and 99 % of them take no longer, each slot has the next one sent ahead: late binding loses less",
+)
+AHEAD_S_MAX = _seconds(
+    "ahead_s_max", 0.1, "calls sent ahead to a replica that is stuck this long in another are taken back"
 )
 
 # supervision

@@ -155,6 +155,15 @@ class Call:
         """The client is gone."""
         self.owner.abandon(self)
 
+    def ghost(self) -> Call:
+        """What stays at a replica of a call that was taken back from it: a settled one, which only holds its place."""
+        left = Call(self.owner, self.head, deadline_s=self.deadline_s, priority=self.priority, body_max=0, size=0)
+        left.move(SETTLED)
+        left.way, left.counts = self.way, self.counts
+        left.link, left.link_id = self.link, self.link_id
+        left.dispatched_s, left.started_s = self.dispatched_s, self.started_s
+        return left
+
     def move(self, state: CallState) -> None:
         """Change state along `MOVES`."""
         assert state in MOVES[self.state], f"a call went from {self.state.name} to {state.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from muleteer.base.limits import CREDIT_MAX, CREDIT_SERVICE_S_MAX, SAMPLES_MIN
+from muleteer.base.limits import AHEAD_SERVICE_S_MAX, CREDIT_MAX, CREDIT_SERVICE_S_MAX, SAMPLES_MIN
 from muleteer.gateway.admission import Estimate, estimate_of, queue_bound
 from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator
 from muleteer.gateway.link import Link
@@ -18,7 +18,7 @@ class Capacity:
 
     The admission rule reckons with the time a call *holds a slot*, from when the replica can have begun until its
     answer is here, since that is what the next call waits for. The time spent in the user's method, which the replica
-    reports, only decides whether calls are sent ahead.
+    reports, only decides whether calls are sent ahead as they come.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,12 @@ class Capacity:
         services.add(held_s)
         self._measured = None
         self._model_mean_s += (model_us / 1e6 - self._model_mean_s) / min(services.samples, MEAN_CALLS)
-        short = services.samples >= SAMPLES_MIN and self._model_mean_s < CREDIT_SERVICE_S_MAX
-        self.slots.extend(CREDIT_MAX if short and idempotent else 1)
+        if not idempotent or services.samples < SAMPLES_MIN:
+            self.slots.extend(1)
+        elif self._model_mean_s < CREDIT_SERVICE_S_MAX:
+            self.slots.extend(CREDIT_MAX, eager=True)
+        else:
+            self.slots.extend(2 if services.p99_s <= AHEAD_SERVICE_S_MAX else 1)
 
     @property
     def ready_slots(self) -> int:

@@ -45,7 +45,7 @@ class Dispatcher:
     """One backend.
 
     Args:
-        route: where its replicas are and how it is run; replaced by `update`.
+        route: its replicas and how it is run; replaced by `update`.
         shared: clock, deadlines and the rest of the gateway.
         new_dialer: makes the keeper of a link to one address; the link's owner is this dispatcher.
     """
@@ -176,7 +176,7 @@ class Dispatcher:
         if call.state is SETTLED or (self.gate.retired and self._displace(call, body)):
             return
         now = self._shared.now()
-        link = None if self._queue.depth or now >= call.deadline_s else self._slots.next()
+        link = None if self._queue.depth or now >= call.deadline_s else self._slots.next_for_new()
         error: RequestError | None = self._poison(body, now) if self._quarantine.strikes else None
         if error is None and link is None:
             error = self.gate.enqueue(call, call.deadline_s - now, len(body))
@@ -209,7 +209,7 @@ class Dispatcher:
         if session is None or not session.replica:
             return link
         own = session.preferred(self._slots)
-        return own if own is not None and self._slots.has_room(own) else link
+        return own if own is not None and self._slots.has_room(own, beside=link) else link
 
     def _start(self, link: Link, call: Call, now: float) -> None:
         call.move(RUNNING)
@@ -234,7 +234,7 @@ class Dispatcher:
 
     def _pull(self, now: float) -> None:
         """Give free slots to those who wait; drop those whose time no longer suffices (rule 4)."""
-        while self._queue.depth and (link := self._slots.next()) is not None:
+        while self._queue.depth and (link := self.gate.slot(now)) is not None:
             call = self._queue.first()
             if self.gate.too_late_to_start(call.deadline_s - now):
                 self._expire_waiting(call)
@@ -375,10 +375,8 @@ class Dispatcher:
             self._bounce(call)
         else:
             self._quarantine.absolve(call.body)
-            message = error.error
-            if self._shared.debug and error.traceback:
-                message = f"{message}\n{error.traceback}"
-            self._fail(call, CODES[error.code](message))
+            trace = f"\n{error.traceback}" if self._shared.debug and error.traceback else ""
+            self._fail(call, CODES[error.code](error.error + trace))
         self._pull(now)
 
     def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
@@ -399,11 +397,14 @@ class Dispatcher:
         self._pull(now)
 
     def abort_hung(self, now: float) -> None:
-        """Have every replica killed whose oldest call runs too long. Cheap: it looks at calls in flight only."""
+        """Have every replica killed whose oldest call runs too long; take back what stands behind a slow one."""
         for link, running_s in self.fleet.hung(self.gate.route.timeout_s, now):
             self._capacity.remove(link)
             log("a replica hangs", replica=link.replica, pid=link.pid, seconds=round(running_s, 3))
             self._shared.abort(link.replica, link.pid, "hung")
+        for call in self.fleet.take_back(now) if self.gate.route.idempotent else ():
+            self._bounce(call)
+        self._pull(now)
 
     def _served(self, call: Call, service_us: int, now: float) -> None:
         if call.started_s != SENT_AHEAD:
@@ -425,8 +426,7 @@ class Dispatcher:
         if why is None:
             call.counts.re_executed += 1
             return True
-        kind = ReplicaError if error is None else ReplicaProtocolError
-        what = "died" if error is None else "broke the protocol"
+        kind, what = (ReplicaError, "died") if error is None else (ReplicaProtocolError, "broke the protocol")
         self._fail(call, kind(f"the replica {what} while it had this call, and {why}"))
         return False
 

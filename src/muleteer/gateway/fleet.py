@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from muleteer.base.limits import HANG_GRACE_S
+from muleteer.gateway.call import Call
 from muleteer.gateway.link import SENT_AHEAD, Link
 from muleteer.gateway.statistics import ReplicaStatistics
 from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
@@ -84,6 +85,12 @@ class Fleet:
                     found.append((link, running_s))
                     break
         return found
+
+    def take_back(self, now: float) -> list[Call]:
+        """Calls that were sent ahead to replicas that are stuck in others, each one's newest first. Most likely nothing
+        has run them.
+        """
+        return [call for link in self.links for call in link.take_back(now)]
 
     def statistics(self) -> dict[str, ReplicaStatistics]:
         """By replica id."""

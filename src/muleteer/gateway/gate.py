@@ -63,6 +63,17 @@ class Gate:
             call.client, call.priority, remaining_s, self._shared.waiting_bytes - call.size, size, shares=False
         )
 
+    def slot(self, now: float) -> Link | None:
+        """The link for the first call that waits. It is sent ahead only if its time suffices for two services."""
+        slots = self.capacity.slots
+        link = slots.next()
+        if link is None or slots.eager or len(link.in_flight) < link.concurrency:
+            return link
+        estimate = self.capacity.estimate(self.route)
+        if estimate is None or self.queue.first().deadline_s - now < 2 * estimate.p99_s:
+            return None
+        return link
+
     def share(self, client: str) -> QuotaExceeded | None:
         """Why a client may have no further call here, while others wait."""
         if not self.queue.others_wait(client):
@@ -139,7 +150,7 @@ class Gate:
             return ExpiredInQueue("the deadline passed before the request was read")
         if size and waiting_bytes + size > QUEUED_BYTES_MAX:
             return admission.memory_refusal(waiting_bytes, random.random)
-        if not self.queue.depth and self.capacity.slots.next() is not None:
+        if not self.queue.depth and self.capacity.slots.next_for_new() is not None:
             return None
         return (
             self.unavailable()

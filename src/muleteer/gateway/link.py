@@ -11,7 +11,8 @@ import msgspec
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import WireError
-from muleteer.gateway.call import Call
+from muleteer.base.limits import AHEAD_S_MAX
+from muleteer.gateway.call import SETTLED, Call
 from muleteer.wire.connection import Connection, Role, State
 from muleteer.wire.frames import VERSION, Frame, FrameType, join_payload, split_payload
 
@@ -158,6 +159,24 @@ class Link(asyncio.Protocol):
         """A wish: the slot stays taken until the terminal frame."""
         if call.link_id in self.in_flight and not self._lost:
             self._write(FrameType.CANCEL, id=call.link_id)
+
+    def take_back(self, now: float) -> list[Call]:
+        """The calls that were sent ahead, newest first, if no call was begun or ended here for `AHEAD_S_MAX`: they are
+        the caller's again. The replica is told; should it run one all the same, nobody waits for the answer.
+        """
+        if not self._ahead or self._lost:
+            return []
+        begun_s = [call.started_s for call in self.in_flight.values() if call.started_s != SENT_AHEAD]
+        if now - max(begun_s, default=now) < AHEAD_S_MAX:
+            return []
+        back = []
+        for id in reversed(self._ahead):
+            call = self.in_flight.get(id)
+            if call is not None and call.state is not SETTLED:
+                self.in_flight[id] = call.ghost()
+                self._write(FrameType.CANCEL, id=id)
+                back.append(call)
+        return back
 
     def leave(self) -> None:
         """Take no more calls; close when those in flight are answered."""

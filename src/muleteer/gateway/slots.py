@@ -29,13 +29,15 @@ class Slots(Generic[L]):
     Attributes:
         total: C, the sum of the links' concurrency. Calls sent ahead on credit are no slots.
         credit: calls per slot that a link may hold. 1 is late binding; more hides the round trip of short models.
+        eager: calls are sent ahead as they come, not only those that had to wait anyway.
     """
 
-    __slots__ = ("_levels", "_lowest", "_places", "credit", "total")
+    __slots__ = ("_levels", "_lowest", "_places", "credit", "eager", "total")
 
     def __init__(self) -> None:
         self.total = 0
         self.credit = 1
+        self.eager = False
         self._levels: list[dict[L, None]] = [{}]
         self._lowest = 0  # no level under this one has a link
         self._places: dict[L, int] = {}  # the level of each link; -1: no room
@@ -49,9 +51,10 @@ class Slots(Generic[L]):
     def __iter__(self) -> Iterator[L]:
         return iter(self._places)
 
-    def has_room(self, link: L) -> bool:
-        """Whether it takes a call now."""
-        return self._places.get(link, -1) >= 0
+    def has_room(self, link: L, *, beside: L) -> bool:
+        """Whether it takes a call now that could go to `beside`, without waiting longer there."""
+        load = self._places.get(link, -1)
+        return load >= 0 and (self.eager or load < link.concurrency or load <= self._places[beside])
 
     @property
     def idle(self) -> int:
@@ -90,12 +93,20 @@ class Slots(Generic[L]):
         self._lowest = min(self._lowest, load)
         self._places[link] = load
 
-    def extend(self, credit: int) -> None:
-        """Change `credit`."""
+    def extend(self, credit: int, *, eager: bool = False) -> None:
+        """Change `credit` and `eager`."""
+        self.eager = eager
         if credit != self.credit:
             self.credit = credit
             for link in list(self._places):
                 self.moved(link)
+
+    def next_for_new(self) -> L | None:
+        """As `next`, for a call that has not waited: whichever slot is free first is better than one that is not."""
+        link = self.next()
+        if link is None or self.eager or len(link.in_flight) < link.concurrency:
+            return link
+        return None
 
     def next(self) -> L | None:
         """The link for the next call, or None if none has room."""
