@@ -403,7 +403,8 @@ class Dispatcher:
             log("a replica hangs", replica=link.replica, pid=link.pid, seconds=round(running_s, 3))
             self._shared.abort(link.replica, link.pid, "hung")
         for call in self.fleet.take_back(now) if self.gate.route.idempotent else ():
-            self._bounce(call)
+            if call.state is not SETTLED:
+                self._bounce(call)
         self._pull(now)
 
     def _served(self, call: Call, service_us: int, now: float) -> None:
