@@ -12,8 +12,8 @@ from tests.tidy.tree import SRC
 BUGS = {
     "a call that may run once is run again": (
         "kills_at_most_once",
-        "gateway/dispatch.py",
-        "if not self.gate.route.idempotent:",
+        "gateway/rerun.py",
+        "if not self._gate.route.idempotent:",
         "if False:",
         ("0 crossed, double", "run 2 times"),
         6,
@@ -38,7 +38,7 @@ BUGS = {
         "leaves_a_running_call",
         "gateway/dispatch.py",
         "        self._slots.moved(link)\n        if self._queue",
-        "        if call.state is SETTLED:\n            return\n        self._slots.moved(link)\n        if self._queue",
+        "        if call.state is SETTLED:\n            self._slots.remove(link)\n        self._slots.moved(link)\n        if self._queue",
         ("no slot leaked", ""),
         1,
     ),
