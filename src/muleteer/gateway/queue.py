@@ -101,8 +101,8 @@ class CallQueue(Generic[C]):
         self.bytes = 0
 
     def __iter__(self) -> Iterator[C]:
-        """In the order of service."""
-        return chain(*self._lines)
+        """Those of a higher priority first, each as they came."""
+        return chain.from_iterable(line.calls for line in self._lines)
 
     def push(self, call: C, *, front: bool = False) -> None:
         """Last of its client's, or first of all in its priority: a call that comes back has waited already."""
