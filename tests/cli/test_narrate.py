@@ -121,6 +121,35 @@ In another shell: muleteer status --run-dir /tmp/x · muleteer logs -f --run-dir
     assert told.narrator.failure is None
 
 
+def test_a_process_of_ours_that_was_never_ready_ends_the_start_after_five_tries():
+    told = Told("A")
+    told.start("gateway-0")
+    end = exited("gateway-0", "exited", code=3, log_tail="Traceback\nImportError: no uvloop\n")
+    for tries in range(1, 5):
+        told.tell(end, Backoff("gateway-0", 0.5, tries))
+    assert told.calls == []
+    told.tell(end, Backoff("gateway-0", 5.0, 5), end, Backoff("gateway-0", 5.0, 6))
+    assert told.calls == ["failure"]
+    assert told.narrator.failure.exit_status == 1
+    assert str(told.narrator.failure) == (
+        "gateway-0 did not start, 5 times in a row: exited with status 3\n  Traceback\n  ImportError: no uvloop"
+    )
+
+
+def test_a_process_of_ours_that_was_ready_or_fails_later_is_tried_for_ever():
+    told = Told("A")
+    told.start("gateway-0")
+    told.tell(Ready("gateway-0", 0.1, {}), exited("gateway-0", "killed", was_ready=True))
+    told.tell(*[each for tries in range(1, 9) for each in (exited("gateway-0", "x"), Backoff("gateway-0", 5.0, tries))])
+    assert told.calls == []
+    served = Told("A")
+    served.narrator.serving("")
+    served.tell(
+        *[each for tries in range(1, 9) for each in (exited("controller", "x"), Backoff("controller", 5.0, tries))]
+    )
+    assert served.calls == []
+
+
 def test_settled_needs_every_replica_and_is_said_once():
     told = Told("A", replicas=2)
     for id in ("A-1", "A-2"):
@@ -145,8 +174,8 @@ def test_a_first_start_that_fails_for_the_models_own_reason_fails_at_once():
         "cannot serve models.py:B: import_error: cannot import models.py: ModuleNotFoundError: x\n  Traceback\n    a"
     )
     assert told.narrator.failure.exit_status == 6
-    told.tell(ShutDown("a model cannot be served", quick=False))
-    assert told.lines[-1].endswith("muleteer    a model cannot be served: stopping everything")
+    told.tell(ShutDown("the start failed", quick=False))
+    assert told.lines[-1].endswith("muleteer    the start failed: stopping everything")
 
 
 def test_a_death_without_a_word_is_not_final():

@@ -308,6 +308,52 @@ def test_a_model_that_cannot_be_served_ends_everything(folder, target, line, det
     assert folder.muleteer("status").returncode == 5
 
 
+@pytest.mark.parametrize(("module", "detach"), [("gateway", ("-d",)), ("control", ())], ids=["gateway", "controller"])
+def test_a_process_of_ours_that_cannot_start_ends_everything(folder, module, detach):
+    broken = folder.path / "broken_installation"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        f"import sys\nif 'muleteer.{module}' in sys.orig_argv:\n    print('no such library')\n    sys.exit(3)\n"
+    )
+    arguments = ("serve", "fancy_model.py:FancyModel", "--port", "0", *detach)
+    done = folder.muleteer(*arguments, PYTHONPATH=str(broken))
+    assert done.returncode == 1
+    name = {"gateway": "gateway-0", "control": "controller"}[module]
+    assert f"muleteer: {name} did not start, 5 times in a row: exited with status" in done.stderr
+    assert "no such library" in done.stderr
+    assert nothing_left(folder)
+
+
+TOKEN = "a-token-of-enough-characters"
+
+
+def test_the_admin_token_is_inherited_by_no_process(folder, detached):
+    (folder.path / "nosy.py").write_text(
+        "import os\nclass Nosy:\n    example = {}\n    def predict(self):\n        return sorted(os.environ)\n"
+    )
+    done = detached("nosy.py:Nosy", "--admin-port", "0", MULETEER_ADMIN_TOKEN=TOKEN)
+    status, names = post(re.search(r"http://[\d.:]+/predict", done.stdout)[0], {})
+    assert status == 200
+    assert "PATH" in names
+    assert "MULETEER_ADMIN_TOKEN" not in names
+    supervisor = json.loads((folder.run_dir / "lock").read_text())["pid"]
+    children = [pid for pid in processes_of(folder) if pid != supervisor]
+    assert len(children) == 3
+    assert not [pid for pid in children if TOKEN.encode() in Path(f"/proc/{pid}/environ").read_bytes()]
+    checked = folder.muleteer("check", "nosy.py:Nosy", MULETEER_ADMIN_TOKEN=TOKEN)
+    assert checked.returncode == 0
+    assert "MULETEER_ADMIN_TOKEN" not in checked.stdout
+
+
+def test_an_admin_port_without_a_token_is_refused(folder):
+    (folder.path / "muleteer.yaml").write_text("server:\n  admin_port: 0\n")
+    for arguments in (("--empty", "--admin-port", "0"), ("-c", "muleteer.yaml")):
+        done = folder.muleteer("serve", *arguments, "--port", "0")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--admin-port needs a token: set MULETEER_ADMIN_TOKEN" in done.stderr
+    assert nothing_left(folder)
+
+
 def test_reload_replaces_the_model_without_a_failed_request(folder, detached):
     model = folder.path / "changing.py"
     source = "class Changing:\n    def predict(self, text: str):\n        return 'VERSION'\n"

@@ -114,6 +114,11 @@ def test_a_day_of_steering(server):
 
 def test_what_does_not_fit_is_one_line_each(server):
     assert shown(server, "traffic", "fanzy", "a=1") == (2, "muleteer: there is no endpoint 'fanzy'\n")
+    for number in ("nan", "inf", "1e400", "ninety"):
+        assert shown(server, "traffic", "fancy", f"a={number}") == (
+            2,
+            f"muleteer: 'a={number}': '{number}' is not a number\n",
+        )
     assert shown(server, "rollback", "9") == (
         2,
         "muleteer: there is no revision 9; the latest 500 are kept\n",
@@ -128,6 +133,11 @@ def test_what_does_not_fit_is_one_line_each(server):
         "wrong.yaml:4",
     ]
     assert all(line.startswith("muleteer: ") for line in text.splitlines())
+    (server.path / "torn.yaml").write_text("# all that was written before the disk was full\n\n")
+    assert shown(server, "apply", "torn.yaml") == (
+        2,
+        "muleteer: torn.yaml: declares nothing; to remove everything that is declared, write backends: {}\n",
+    )
     assert shown(server, "apply", "muleteer.yaml", "--expect", "7")[0] == 8
     assert shown(server, "history")[1].count("\n") == 2
 

@@ -87,6 +87,17 @@ def test_an_endpoint_travels_as_its_traffic_says_when_the_call_returns(client, m
         assert (failed.value.status, failed.value.code) == (404, "not_found")
 
 
+def test_the_first_request_after_the_call_is_answered(client, models):
+    for number in range(20):
+        name = f"m{number}"
+        client.create_backend(name, f"{models}:Echo")
+        client.create_endpoint(name, backend=name, route=f"/{name}")
+        with client.get_handle(name) as handle:
+            assert handle.remote(text=name).result(10) == name
+        client.delete_endpoint(name)
+        client.delete_backend(name)
+
+
 def refused(call, *arguments, **more):
     with pytest.raises(muleteer.AdminRefused) as caught:
         call(*arguments, **more)

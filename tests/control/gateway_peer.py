@@ -32,6 +32,14 @@ class GatewayPeer:
         found = next(row for row in self.snapshots[-1]["backends"] if row["name"] == backend)
         return [row["id"] for row in found["replicas"]]
 
+    def _links(self) -> dict[str, Any]:
+        """Every replica of the last snapshot is linked at once."""
+        backends = self.snapshots[-1]["backends"] if self.snapshots else []
+        return {
+            row["name"]: {"replicas": {replica["id"]: {"state": "ready"} for replica in row["replicas"]}}
+            for row in backends
+        }
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         decoder = LineDecoder()
@@ -43,7 +51,7 @@ class GatewayPeer:
 
     async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         if message["type"] == "statistics":
-            return {"type": "statistics", "statistics": self.statistics}
+            return {"type": "statistics", "statistics": {"backends": self._links()} | self.statistics}
         if self.held is not None:
             await self.held.wait()
         self.snapshots.append(message["snapshot"])

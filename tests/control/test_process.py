@@ -204,6 +204,7 @@ def test_on_tcp_with_a_token_which_is_nowhere_to_be_seen() -> None:
             server = Server(run_dir)
             pid = controller(server.until(lambda status: status["revision"] == 1))["pid"]
             where = ("127.0.0.1", int((run_dir / "admin.port").read_text()))
+            assert server.status()["admin_address"] == "http://127.0.0.1:1"
             assert ask(where, "GET", "/v1/declared").status == 401
             found = ask(where, "GET", "/v1/declared", Authorization=f"Bearer {token}")
             assert (found.status, found.body["declared"]["server"]["admin_port"]) == (200, 1)

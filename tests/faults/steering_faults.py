@@ -1,11 +1,12 @@
 """What is asked of a server that serves: another version, a bad one, other weights; under load and by the real command."""
 
+import http.client
 import time
 from collections import Counter
 from itertools import pairwise
 
 from bench.server import wait_until
-from tests.faults.load import error_of
+from tests.faults.load import body, error_of
 from tests.faults.server import EXPECTED, MODEL, Rig
 
 VERSIONS = {
@@ -58,8 +59,8 @@ def one_backend(version, replicas, *, more=""):
 
 
 def rolling_update(folder, size, report):
-    """Two replicas, updated again and again."""
-    update(folder, size, report, replicas=2)
+    """All replicas, updated again and again."""
+    update(folder, size, report, replicas=4 if size.rate > 300 else 2)
 
 
 def rolling_update_of_one(folder, size, report):
@@ -84,6 +85,8 @@ def update(folder, size, report, replicas):
         done.append((time.monotonic(), 0.0, ""))
         ledger = rig.ledger(load)
         report.expect_accounts(ledger, rig)
+        seconds = Counter(int(record.due - done[0][0]) for record in ledger.failed)
+        report.expect("failures, by the second in which they were due", not seconds, dict(seconds))
         makers = {(error_of(r)["pid"], error_of(r)["version"]) for r in ledger.ok}
         report.expect(
             f"{updates} updates, each answer from exactly one version",
@@ -222,4 +225,37 @@ def rollouts(folder, size, report):
             report.expect_accounts(ledgers[new], rig, allowed=("model_error",) if new == "faulty" else ())
 
 
-FAULTS = [rolling_update, rolling_update_of_one, bad_update, rollouts]
+def sessions(folder, size, report):
+    """Weights from 90/10 to 50/50: who is asked for again by a session that did not have to move?"""
+    declared = (
+        f'backends:\n  a: {{model: "one.py:Mule", expected: {EXPECTED}}}\n'
+        f'  b: {{model: "two.py:Mule", expected: {EXPECTED}}}\n'
+        "endpoints:\n  e: {route: /predict, traffic: {a: 90, b: 10}, affinity: {header: x-session}}\n"
+    )
+    count = 10_000 if size.long else 300
+    with Steered(folder, declared) as rig:
+        wait_until(lambda: all(rig.ready_pids(name) for name in "ab"), "both", seconds=20)
+        before = asked(rig, count)
+        rig.steer("traffic", "e", "a=50", "b=50")
+        after = asked(rig, count)
+        moves = Counter(zip((name for name, _ in before), *zip(*after, strict=True), strict=True))
+        must = sum(name == "b" for name, _ in after) - sum(name == "b" for name, _ in before)
+        kinds = {("a", "a", "kept"), ("b", "b", "kept"), ("a", "b", "moved")}
+        report.expect("sessions move only to the one that gains, and say so", set(moves) == kinds, dict(moves))
+        report.expect(f"of {count} only those move that must", moves["a", "b", "moved"] == must, f"{must} had to")
+        report.expect("about 40 %", abs(must / count - 0.4) < 0.12, must / count)
+
+
+def asked(rig, count):
+    """Backend and affinity of each session's answer."""
+    link, found = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=10), []
+    for number in range(count):
+        link.request("POST", "/predict", body(1), {"content-type": "application/json", "x-session": f"s{number}"})
+        answer = link.getresponse()
+        answer.read()
+        found.append((answer.getheader("muleteer-backend"), answer.getheader("muleteer-affinity")))
+    link.close()
+    return found
+
+
+FAULTS = [rolling_update, rolling_update_of_one, bad_update, rollouts, sessions]

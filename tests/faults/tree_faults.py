@@ -315,6 +315,25 @@ def overload(folder, size, report):
         report.expect_accounts(rig.ledger(rig.load(100, 1.0)), rig)
 
 
+def greedy_client(folder, size, report):
+    """One address asks for several times what can be served, another for a little."""
+    with Rig(folder, replicas=2) as rig:
+        rig.wait_replicas()
+        greedy = rig.load(1500, size.seconds + 2, deadline_s=1.0, connections_max=2000, source="127.0.0.2")
+        wait_until(lambda: rig.backend()["calls"]["refused"], "its queue is full")
+        modest = rig.load(20, size.seconds + 1, deadline_s=1.0)
+        answered = rig.ledger(modest)
+        ledger = rig.ledger(greedy)
+        report.expect("the modest one is answered", not answered.failed, answered.codes())
+        waits = [record.done - record.sent for record in answered.records]
+        report.expect_within("and waits for its turns only, p90", quantile(waits, 0.9), 0.2, size)
+        report.expect("the greedy one has the rest", len(ledger.ok) > len(answered.ok), ledger.codes())
+        lies = answered.lies() + ledger.lies()
+        report.expect("0 crossed, double or malformed answers", not lies, lies[:3])
+        debts = rig.debts()
+        report.expect("nothing is open in the end", not debts, debts)
+
+
 FAULTS = [
     controller_killed,
     gateway_killed,
@@ -327,4 +346,5 @@ FAULTS = [
     disk_full,
     descriptors_exhausted,
     overload,
+    greedy_client,
 ]

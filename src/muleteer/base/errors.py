@@ -16,6 +16,7 @@ MuleteerError
     ├── PortInUseError          somebody else listens there
     ├── AlreadyRunningError     the run directory is locked by a live supervisor
     ├── NotRunningError         there is no live supervisor in the run directory
+    ├── OwnProcessError         a process of ours does not start
     ├── StartupFailedError      the server came up, but a model cannot be served
     ├── StateError              the stored state cannot be read or changed; nothing was half done
     │   └── ConflictError       it was changed by another in between
@@ -271,6 +272,12 @@ class UsageError(MuleteerError):
 
 class NoAnswerError(UsageError):
     """A process of ours runs, but does not do in time what it was asked."""
+
+    exit_status = 1
+
+
+class OwnProcessError(UsageError):
+    """A process of ours, without which nothing is served, does not start; nothing is left running."""
 
     exit_status = 1
 

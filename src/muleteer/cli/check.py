@@ -20,7 +20,7 @@ from muleteer.base.clock import MonotonicClock
 from muleteer.base.errors import StartupFailedError, UsageError, UsageErrors
 from muleteer.base.limits import FRAME_OVERHEAD_BYTES
 from muleteer.cli.exits import cannot_serve
-from muleteer.cli.flags import Parser, add_settings, given_settings
+from muleteer.cli.flags import Parser, add_settings, forget_secrets, given_settings
 from muleteer.cli.output import harmless, say
 from muleteer.engine.local import process_spec
 from muleteer.engine.port import ReplicaRequest
@@ -48,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     add_settings(parser, [SETTINGS[name] for name in OF_INTEREST])
     found = parser.parse(arguments)
     settings, problems = resolve(given_settings(found), os.environ)
+    forget_secrets(os.environ, SETTINGS.values())
     if problems:
         raise UsageErrors(problems)
     if found.calls < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muleteer.base.errors import StartupFailedError
+from muleteer.base.errors import OwnProcessError, StartupFailedError
 from muleteer.cli.output import harmless
 from muleteer.supervise.process import LastExit
 
@@ -28,5 +28,14 @@ def exit_details(last_exit: LastExit) -> list[str]:
 
 def cannot_serve(target: str, last_exit: LastExit) -> StartupFailedError:
     """The error of a start that failed: one clear line, then the details, indented."""
-    lines = [f"cannot serve {target}: {exit_text(last_exit)}", *(f"  {line}" for line in exit_details(last_exit))]
-    return StartupFailedError("\n".join(harmless(line) for line in lines))
+    return StartupFailedError(_with_details(f"cannot serve {target}", last_exit))
+
+
+def cannot_run(id: str, failed_starts: int, last_exit: LastExit) -> OwnProcessError:
+    """The same for a process of ours."""
+    return OwnProcessError(_with_details(f"{id} did not start, {failed_starts} times in a row", last_exit))
+
+
+def _with_details(what: str, last_exit: LastExit) -> str:
+    lines = [f"{what}: {exit_text(last_exit)}", *(f"  {line}" for line in exit_details(last_exit))]
+    return "\n".join(harmless(line) for line in lines)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -60,6 +60,13 @@ def run_dir_flag(run_dir: str, environ: Mapping[str, str]) -> str:
     if run_dir == str(Path(default_run_dir(environ)).resolve()):
         return ""
     return f" --run-dir {shlex.quote(run_dir)}"
+
+
+def forget_secrets(environ: MutableMapping[str, str], settings: Iterable[Setting]) -> None:
+    """Remove them once they are read: what is started now must not inherit them, the user's model least of all."""
+    for setting in settings:
+        if setting.secret:
+            environ.pop(setting.env, None)
 
 
 def add_settings(parser: Parser, settings: Sequence[Setting]) -> None:

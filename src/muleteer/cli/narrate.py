@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Final
 
 from muleteer.base.clock import Clock
-from muleteer.base.errors import StartupFailedError
+from muleteer.base.errors import OwnProcessError, StartupFailedError
+from muleteer.base.limits import FAILED_STARTS_MAX
 from muleteer.cli.curl import curl_line
-from muleteer.cli.exits import cannot_serve, exit_details, exit_text
+from muleteer.cli.exits import cannot_run, cannot_serve, exit_details, exit_text
 from muleteer.cli.output import Paint, harmless
 from muleteer.spec.settings import Declared, EndpointSpec
 from muleteer.supervise import events
@@ -62,10 +63,12 @@ class Narrator:
         self._backend_of: dict[str, str] = {}
         self._settled: set[str] = set()  # replicas that were ready once, or FAILED
         self._infos: dict[str, Mapping[str, object]] = {}  # backend → what its first ready replica said
+        self._own_ends: dict[str, LastExit] = {}  # of processes of ours: how each ended last
+        self._own_ready: set[str] = set()  # those that were ready once
         self._nothing_awaited = not any(self._waiting.values())
         self._starting_up = True
         self._stopping = False
-        self.failure: StartupFailedError | None = None
+        self.failure: StartupFailedError | OwnProcessError | None = None
 
     def __call__(self, event: events.Event) -> None:
         """One event of the supervisor."""
@@ -132,7 +135,9 @@ class Narrator:
             self._infos.setdefault(backend, MappingProxyType(event.info))
             if self._settle(event.id, backend):
                 self._on_settled()
-        elif self._nothing_awaited:  # no replica will be ready later, so our own processes count
+            return
+        self._own_ready.add(event.id)
+        if self._nothing_awaited:  # no replica will be ready later, so our own processes count
             self._nothing_awaited = False
             self._on_settled()
 
@@ -149,6 +154,8 @@ class Narrator:
             return
         self._line(event.id, exit_text(event.last_exit), "red")
         backend = self._backend_of.get(event.id)
+        if backend is None:
+            self._own_ends[event.id] = event.last_exit
         first_start = backend is not None and event.id not in self._settled and not event.last_exit.was_ready
         own_word = event.last_exit.reason not in NOT_OURS_TO_RETRY
         if first_start and self._starting_up and own_word and not self._forgiving:
@@ -167,6 +174,10 @@ class Narrator:
     def _backoff(self, event: events.Backoff) -> None:
         if not self._stopping and event.pause_s > 0.01:
             self._line(event.id, f"starts again in {event.pause_s:.1f} s", "yellow")
+        hopeless = event.failed_starts >= FAILED_STARTS_MAX and event.id not in self._own_ready
+        if hopeless and self._starting_up and event.id in self._own_ends and self.failure is None:
+            self.failure = cannot_run(event.id, event.failed_starts, self._own_ends[event.id])
+            self._on_failure()
 
     def _failed(self, event: events.Failed) -> None:
         self._line(event.id, f"FAILED: {event.failed_starts} starts in a row did not become ready", "red")

@@ -13,7 +13,7 @@ import msgspec
 
 from muleteer.base.errors import UsageError, UsageErrors
 from muleteer.cli.declare import declare, declare_file, restore
-from muleteer.cli.flags import Parser, add_settings, given_settings
+from muleteer.cli.flags import Parser, add_settings, forget_secrets, given_settings
 from muleteer.cli.foreground import Foreground
 from muleteer.cli.output import Paint
 from muleteer.cli.server import Server, Task
@@ -27,6 +27,7 @@ _PLACES = ("run_dir", "state_dir")
 def run(arguments: Sequence[str]) -> int:
     """Serve until a signal. Returns the exit status; raises UsageError before anything is started."""
     task, detach = read(arguments)
+    forget_secrets(os.environ, SETTINGS.values())
     if task.tether is not None:
         os.set_inheritable(task.tether, False)
     if detach:

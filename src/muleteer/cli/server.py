@@ -135,7 +135,7 @@ class Server:
             self._on_serving()
 
         def on_failure() -> None:
-            supervisor.stop("a model cannot be served")
+            supervisor.stop("the start failed")
 
         narrator = Narrator(
             self._declared,

@@ -83,9 +83,10 @@ def render(status: dict[str, Any], paint: Paint) -> str:
     head = ("BACKEND", "STATE", "QUEUE", "REPLICA", "PID", "STATE", "IN FLIGHT", "MEMORY", "RESTARTS", "LAST EXIT")
     processes = status.get("processes", [])
     revision = f"  revision {status['revision']}" if status.get("revision") else ""
+    admin = f"  admin {status['admin_address']}" if status.get("admin_address") else ""
     changing = "" if status.get("settled", True) else paint("  not settled", "yellow")
     parts = [
-        f"muleteer  pid {status['pid']}  {address}  engine {status['engine']}{revision}{changing}",
+        f"muleteer  pid {status['pid']}  {address}  engine {status['engine']}{admin}{revision}{changing}",
         table(("ROUTE", "ENDPOINT", "TRAFFIC"), endpoints),
         *_versions(status["endpoints"]),
         _coloured(head, [_row(*each) for each in replicas], [replica["state"] for _, replica in replicas], paint),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from muleteer.base.errors import UsageError
@@ -30,6 +31,8 @@ def read_weights(texts: Sequence[str]) -> dict[str, float]:
             raise UsageError(f"{name} is given twice")
         try:
             weights[name] = float(number.removesuffix("%"))
+            if not math.isfinite(weights[name]):
+                raise ValueError
         except ValueError:
             raise UsageError(f"{text!r}: {number!r} is not a number") from None
     return weights

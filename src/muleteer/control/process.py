@@ -182,10 +182,13 @@ class ControlProcess:
 
         pid = os.getppid()
         lock = read_lock(Path(self._config.run_dir))
+        told = self._declaration.server
+        on_tcp = told.admin_port is not None and told.admin_token is not None
         return Server(
             pid=pid,
             uptime_s=age_s(pid),
             address=url_of(lock.host, lock.port) if lock is not None and lock.port else None,
+            admin_address=url_of(told.admin_host, told.admin_port or 0) if on_tcp else None,
         )
 
 

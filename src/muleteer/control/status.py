@@ -26,6 +26,7 @@ class _Queue(msgspec.Struct, frozen=True):
 
 class _Link(msgspec.Struct, frozen=True):
     in_flight: int = 0
+    state: str = ""
 
 
 class _Backend(msgspec.Struct, frozen=True):
@@ -43,11 +44,14 @@ class GatewayView(msgspec.Struct, frozen=True):
 
 
 class Server(msgspec.Struct, frozen=True):
-    """The server as a whole. `address`: where requests go, e.g. `http://127.0.0.1:8000`."""
+    """The server as a whole. `address`: where requests go, e.g. `http://127.0.0.1:8000`; `admin_address`: the
+    admin API on TCP, if it is there.
+    """
 
     pid: int
     uptime_s: float | None
     address: str | None
+    admin_address: str | None = None
 
 
 def backend_state(backend: BackendStatistics) -> BackendState:
@@ -66,6 +70,15 @@ def backend_state(backend: BackendStatistics) -> BackendState:
     if older and backend_reason(backend) is None:
         return "reloading"
     return "degraded" if ready < backend.wanted else "ready"
+
+
+def linked(backend: BackendStatistics, gateways: list[GatewayView]) -> bool:
+    """Whether every gateway that answers has a ready link to every ready replica: before that, a first request would
+    be told `loading`.
+    """
+    ready = [replica.status.id for replica in backend.replicas if replica.status.state == "ready"]
+    links = [view.backends.get(backend.name, _Backend()).replicas for view in gateways]
+    return all(id in each and each[id].state == "ready" for each in links for id in ready)
 
 
 def backend_reason(backend: BackendStatistics) -> str | None:
@@ -98,15 +111,17 @@ def build(
     counted = read({name: told for name, told in gateways.items() if told is not None})
     views = {name: _view(told) for name, told in gateways.items() if told is not None}
     specs = {backend.name: backend for backend in declared.backends}
+    backends = [_backend(backend, specs[backend.name], [*views.values()]) for backend in controller.backends]
     return {
         "pid": server.pid,
         "engine": controller.engine_name,
         "address": server.address,
+        "admin_address": server.admin_address,
         "uptime_s": None if server.uptime_s is None else round(server.uptime_s, 3),
         "revision": revision,
-        "settled": controller.settled,
+        "settled": controller.settled and all(backend["settled"] for backend in backends),
         "endpoints": [_endpoint(endpoint, counted, rollouts or {}) for endpoint in declared.endpoints],
-        "backends": [_backend(backend, specs[backend.name], [*views.values()]) for backend in controller.backends],
+        "backends": backends,
         "http": next((view.http for view in views.values()), None),
         "gateways": {
             name: {"answers": name in views, "revision": revision}
@@ -157,7 +172,7 @@ def _backend(backend: BackendStatistics, spec: BackendSpec, gateways: list[Gatew
         "generation": backend.generation,
         "fingerprint": backend.fingerprint,
         "wanted": backend.wanted,
-        "settled": backend.settled,
+        "settled": backend.settled and linked(backend, gateways),
         "replicas": [_replica(replica, views) for replica in backend.replicas],
         "queue": {
             "depth": sum(view.queue.depth for view in views),

@@ -101,7 +101,7 @@ class CallQueue(Generic[C]):
         self.bytes = 0
 
     def __iter__(self) -> Iterator[C]:
-        """Those of a higher priority first, each as they came."""
+        """By priority, then as they came."""
         return chain.from_iterable(line.calls for line in self._lines)
 
     def push(self, call: C, *, front: bool = False) -> None:

@@ -55,13 +55,18 @@ _LATER = {"slo": "sizing from an objective is not supported: set `replicas`"}
 
 
 def load_file(path: Path) -> Declared:
-    """What the file declares; relative paths in it start from its folder. Raises SpecError with all its mistakes."""
+    """What the file declares; relative paths in it start from its folder. Raises SpecError with all its mistakes.
+
+    A file without content is refused: more likely it was torn than meant to remove everything.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 at byte {error.start}") from None
+    if all(not line or line.startswith("#") for line in map(str.strip, text.splitlines())):
+        raise SpecError(f"{path}: declares nothing; to remove everything that is declared, write backends: {{}}")
     return parse_text(text, source=str(path), base_dir=path.resolve().parent)
 
 
