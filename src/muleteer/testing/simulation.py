@@ -66,24 +66,27 @@ class Course(NamedTuple):
     replica_seconds: float
     replicas: tuple[tuple[float, int], ...]
 
-    def windows(self, target_s: float, *, seconds: float, begin: float, end: float) -> list[bool]:
-        """Whether the p99 of the calls that came in each window keeps the target; empty windows are left out."""
+    def windows(self, target_s: float, *, seconds: float, begin: float, end: float) -> list[tuple[float, bool]]:
+        """Of each window but empty ones: (begin, whether the p99 of the calls that came in it keeps the target).
+
+        A refused or expired call counts as late.
+        """
         late: dict[int, list[int]] = {}
         for call in self.calls:
             if begin <= call.arrived < end:
                 counts = late.setdefault(int((call.arrived - begin) / seconds), [0, 0])
                 counts[0] += 1
                 counts[1] += call.response_s > target_s
-        return [counts[1] <= counts[0] // 100 for _, counts in sorted(late.items())]
+        return [(begin + index * seconds, missed <= came // 100) for index, (came, missed) in sorted(late.items())]
 
     def recovered(self, target_s: float, *, since: float, end: float, seconds: float = 1.0) -> float:
         """Seconds from `since` to the end of the last window of `seconds` that missed the target; 0 if none did."""
         kept = self.windows(target_s, seconds=seconds, begin=since, end=end)
-        return max((seconds * (index + 1) for index, good in enumerate(kept) if not good), default=0.0)
+        return max((at + seconds - since for at, good in kept if not good), default=0.0)
 
 
 class Backend(NamedTuple):
-    """What is simulated: start-up time, deadline of a call, and how often the policy is asked (seconds each)."""
+    """What is simulated, in seconds: start-up, deadline of a call, how often the policy is asked; first replicas."""
 
     startup_s: float = 2.0
     deadline_s: float = 30.0
