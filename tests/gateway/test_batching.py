@@ -195,7 +195,8 @@ def simulate(policy, *, rate, base, item, deadline, slots=1, seconds=60.0, sprea
                 for _ in members:
                     line.popleft()
             else:
-                line = deque(call for call in line if call not in set(members))
+                taken = set(members)
+                line = deque(call for call in line if call not in taken)
             took = (base + item * len(members)) * dice.lognormvariate(0, spread)
             foretold = policy._fit.upper_s(len(members)) if isinstance(policy, BatchPolicy) else math.inf
             heapq.heappush(busy, (now + took, members, took, foretold or math.inf))
