@@ -93,17 +93,19 @@ class BatchStatistics(msgspec.Struct, frozen=True):
 class BatchPolicy:
     """The rule of one backend, with what it has learnt."""
 
-    __slots__ = ("_calls", "_explored", "_fit", "_taken", "rules")
+    __slots__ = ("_calls", "_caps", "_explored", "_fit", "_taken", "rules")
 
     def __init__(self, rules: BatchRules) -> None:
         self.rules = rules
         self._fit = BatchFit()
+        self._caps: dict[tuple[int, bool], tuple[int, Limit]] = {}
         self._taken = self._calls = 0
         self._explored = 0  # batches taken when one was last enlarged
 
     def answered(self, count: int, seconds: float) -> None:
         """A batch of `count` held its slot for `seconds`. One that failed or lost its replica is not told."""
         self._fit.add(count, seconds)
+        self._caps.clear()
 
     def decide(self, front: Iterable[C], now: float, slots: int) -> Take[C] | Hold:
         """For a free slot, of `slots` in all. `front`: at least one waiting call, in the order of the line."""
@@ -133,17 +135,32 @@ class BatchPolicy:
 
     def _prefix(self, line: list[C], now: float, cap: int, most: int) -> tuple[list[C], Limit | None]:
         """The longest beginning of the line within bytes and deadlines; None: neither ended it."""
-        fit, size, first_s = self._fit, 0, math.inf
-        for count, call in enumerate(line[:most], 1):
+        size, first_s = 0, math.inf
+        firsts: list[float] = []  # firsts[n - 1]: the earliest deadline of n calls
+        ended_by: Limit | None = None
+        for call in line[:most]:
             size += call.size
+            if firsts and size > self.rules.bytes_max:
+                ended_by = "bytes"
+                break
             first_s = min(first_s, call.deadline_s)
-            if count > 1:
-                if size > self.rules.bytes_max:
-                    return line[: count - 1], "bytes"
-                worst_s = fit.upper_s(count) if count <= cap else fit.upper_s(cap) * count / cap
-                if now + worst_s > first_s:
-                    return line[: count - 1], "deadline"
-        return line[:most], None
+            firsts.append(first_s)
+        count = len(firsts)
+        if count > 1 and now + self._worst_s(count, cap) > firsts[-1]:
+            ended_by = "deadline"
+            low, high = 1, count  # the largest n that is over before its first deadline: one rises with n, one falls
+            while high - low > 1:
+                middle = (low + high) // 2
+                if now + self._worst_s(middle, cap) <= firsts[middle - 1]:
+                    low = middle
+                else:
+                    high = middle
+            count = low
+        return line[:count], ended_by
+
+    def _worst_s(self, count: int, cap: int) -> float:
+        """Seconds that a batch of `count` may take; beyond `cap`, not yet seen, all is put down to the items."""
+        return self._fit.upper_s(count) if count <= cap else self._fit.upper_s(cap) * count / cap
 
     def _without_late(self, line: list[C], members: list[C], now: float, cap: int, slots: int) -> list[C]:
         """`members`, or a larger batch of those with more time, if going first would cost more calls than it saves."""
@@ -162,6 +179,13 @@ class BatchPolicy:
         return larger if len(larger) > len(members) else members
 
     def _cap(self, slots: int, *, late: bool = False) -> tuple[int, Limit]:
+        """`_reckoned_cap`, kept until the next answer."""
+        found = self._caps.get((slots, late))
+        if found is None:
+            found = self._caps[slots, late] = self._reckoned_cap(slots, late=late)
+        return found
+
+    def _reckoned_cap(self, slots: int, *, late: bool) -> tuple[int, Limit]:
         """The largest batch that deadlines and bytes aside may be taken, and why no larger. `late`: rule 3 has lost."""
         most = self.rules.batch_max
         limited_by: Limit = "batch_max"
