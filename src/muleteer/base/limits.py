@@ -77,6 +77,10 @@ SERVICE_WINDOW = _integer("service_window", 1000, "calls", "recent services whos
 CLIENT_SHARE = _integer(
     "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
 )
+BATCHES_SURE = _integer("batches_sure", 20, "batches", "fewer say little about how answers stray from the fitted line")
+BATCHES_REMEMBERED = _integer(
+    "batches_remembered", 300, "batches", "the fit of batch latency forgets over about as many; three beyond its p99"
+)
 RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
 DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all late calls; well under the 100 ms promised")
 

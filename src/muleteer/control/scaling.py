@@ -1,0 +1,203 @@
+"""How many replicas a backend should have now: up at once, down slowly. Pure; must not know clocks or processes.
+
+Each tick: the rate is forecast over the time that a new replica needs (`control.arrivals`), `control.sizing` says how
+many replicas keep the target then, a backlog adds those that clear it, and a decrease waits for `hold_s`.
+
+**Hold.** A replica that may be needed again is kept as long as starting it again would cost: the rule of ski rental,
+at most twice the cost of knowing the future (A. R. Karlin, M. S. Manasse, L. Rudolph, D. D. Sleator, "Competitive
+snoopy caching", Algorithmica 3, 1988).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from muleteer.control.arrivals import Forecast, RateTracker
+from muleteer.control.sizing import (
+    QUANTILE,
+    REPLICAS_MAX,
+    Need,
+    Workload,
+    late_share,
+    needed,
+    one_more,
+    response,
+    useful_max,
+)
+from muleteer.control.warmth import idle_s
+from muleteer.spec.units import format_seconds
+
+Limit = Literal["rate", "backlog", "hold", "target", "min", "max", "cpu", "memory", "start"]
+"""What decides: the rate and the target · calls that wait already · a recent need · a target out of reach · a bound ·
+a budget · nothing measured yet."""
+
+HOLD_S_MIN = 5.0
+HOLD_STARTS = 2.0  # the hold in start-up times: ski rental's one for the replica, one for the callers who would wait
+DRAIN_S = 1.0  # once the replicas for it are there, a backlog is gone this soon
+ERROR_Z = 2.0  # standard errors of the forecast that are planned for
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What was declared: at least `min`, at most `max` replicas; `idle_s`: to keep the last, if set."""
+
+    min: int = 1
+    max: int = REPLICAS_MAX
+    idle_s: float | None = None
+
+
+class Room(msgspec.Struct, frozen=True):
+    """What the budget leaves this backend: cores, and replicas that its memory share holds; None: no bound."""
+
+    cores: float | None = None
+    replicas: int | None = None
+
+
+class Observed(NamedTuple):
+    """One tick.
+
+    Attributes:
+        now: monotonic seconds.
+        seconds: since the last tick.
+        arrivals: calls that came in them, refused ones included.
+        queued: calls that wait now.
+        ready: replicas in service.
+        starting_s: for each replica that is starting, seconds until it is expected to be ready.
+    """
+
+    now: float
+    seconds: float
+    arrivals: int
+    queued: int
+    ready: int
+    starting_s: tuple[float, ...] = ()
+
+
+class Sizing(msgspec.Struct, frozen=True):
+    """The decision and its reasons, in words and numbers."""
+
+    replicas: int
+    reason: str
+    limited_by: Limit
+    one_more: str
+
+
+class _Wanted(NamedTuple):
+    """A number before bounds and budgets."""
+
+    replicas: int
+    limited_by: Limit
+    why: str
+
+
+class Sizer:
+    """Decides for one backend with a target. Nothing of it need be kept: a new one is as wise after some ticks."""
+
+    __slots__ = ("_rates", "_used_at", "_wanted", "bounds", "target_s")
+
+    def __init__(self, target_s: float, bounds: Bounds = Bounds()) -> None:  # noqa: B008  frozen
+        self.target_s = target_s
+        self.bounds = bounds
+        self._rates = RateTracker()
+        self._used_at = -math.inf
+        self._wanted: deque[tuple[float, int]] = deque()  # (time, replicas), falling: the maximum of the hold is first
+
+    def step(self, seen: Observed, workload: Workload | None, room: Room = Room()) -> Sizing:  # noqa: B008  frozen
+        """What to run from now on. `workload` is None until something was measured."""
+        self._rates.observe(seen.arrivals, seen.seconds)
+        if workload is None:
+            count = max(self.bounds.min, 1 if seen.arrivals or seen.queued else 0)
+            return Sizing(count, f"{count}: nothing is measured yet", "start", "unknown until calls are measured")
+        forecast = self._rates.forecast(workload.startup_s + seen.seconds)
+        rate = self._planned(forecast)
+        need = needed(workload, rate, self.target_s, forecast.dispersion)
+        limited_by: Limit = "rate" if need.attainable else "target"
+        wanted, why = need.replicas, self._rate_reason(forecast, rate, need, workload)
+        if seen.arrivals or seen.queued:
+            self._used_at = seen.now
+        kept_s = idle_s(workload.startup_s) if self.bounds.idle_s is None else self.bounds.idle_s
+        if not wanted and seen.now - self._used_at < kept_s:
+            wanted, limited_by = 1, "hold"
+            why = f"1 is kept for {kept_s:.0f} s after the last call, {seen.now - self._used_at:.0f} s ago"
+        drain = self._for_backlog(seen, workload, forecast)
+        if drain > wanted:
+            wanted, limited_by = drain, "backlog"
+            why = f"{drain} clear {seen.queued} waiting calls in {format_seconds(DRAIN_S)}; later {need.replicas}"
+        hold_s = max(HOLD_S_MIN, HOLD_STARTS * workload.startup_s)
+        held = self._held(seen.now, wanted, hold_s)
+        if held > wanted:
+            limited_by = "hold"
+            why = f"{held} were needed less than {format_seconds(hold_s)} ago; now: {why}"
+        return self._bounded(_Wanted(held, limited_by, why), workload, room, forecast)
+
+    def _planned(self, forecast: Forecast) -> float:
+        """Calls/s to plan for: the higher of now and then, with the error of either."""
+        return max(forecast.rate, forecast.expected) + ERROR_Z * forecast.error
+
+    def _for_backlog(self, seen: Observed, workload: Workload, forecast: Forecast) -> int:
+        """Replicas that clear what will wait when new ones are ready; 0 where what waits now is in time anyway."""
+        each = workload.rate_max()
+        if seen.queued <= max(1, seen.ready) * each * self.target_s:
+            return 0
+        backlog, count, past = float(seen.queued), seen.ready, 0.0
+        for at in (*sorted(seen.starting_s), workload.startup_s):
+            until = min(max(at, past), workload.startup_s)
+            backlog = max(0.0, backlog + (forecast.rate - count * each) * (until - past))
+            past, count = until, count + 1
+        if backlog <= 0:
+            return 0
+        return math.ceil((forecast.rate + backlog / DRAIN_S) / each)
+
+    def _held(self, now: float, wanted: int, hold_s: float) -> int:
+        """The most that was wanted within the hold."""
+        line = self._wanted
+        while line and line[-1][1] <= wanted:
+            line.pop()
+        line.append((now, wanted))
+        while line[0][0] < now - hold_s:
+            line.popleft()
+        return line[0][1]
+
+    def _rate_reason(self, forecast: Forecast, rate: float, need: Need, workload: Workload) -> str:
+        if not need.replicas:
+            return "0: no calls come"
+        trend = f", {forecast.trend:+.2g}/s per second" if forecast.trend else ""
+        bursts = f", bursts {forecast.dispersion:.2g} times as uneven as chance" if forecast.dispersion > 1.5 else ""
+        ahead = format_seconds(workload.startup_s)
+        said = f"{forecast.rate:.3g} calls/s{trend}{bursts}, planned for {rate:.3g}/s in {ahead}"
+        if not need.attainable:
+            return (
+                f"{need.replicas} at {said}: p99 {format_seconds(self.target_s)} is out of reach, a call alone takes "
+                f"{format_seconds(workload.service.quantile(QUANTILE))} (p99)"
+            )
+        expected = response(workload, need.replicas, rate, forecast.dispersion)
+        fewer = ""
+        if need.replicas > 1:
+            late = late_share(workload, need.replicas - 1, rate, self.target_s, forecast.dispersion)
+            fewer = f"; with {need.replicas - 1}, {late * 100:.2g} % would be late"
+        return (
+            f"{need.replicas} at {said}: expected p99 {format_seconds(expected.p99_s)} of "
+            f"{format_seconds(self.target_s)}, {expected.utilisation * 100:.0f} % busy{fewer}"
+        )
+
+    def _bounded(self, wanted: _Wanted, workload: Workload, room: Room, forecast: Forecast) -> Sizing:
+        """Within what was declared and what the machine has."""
+        count, limited_by, why = wanted
+        caps: list[tuple[int, Limit, str]] = [(self.bounds.max, "max", "the declared maximum")]
+        if room.cores is not None and workload.cpu_s:
+            caps.append((
+                useful_max(workload, room.cores), "cpu",
+                f"a busy replica uses {workload.cores_busy():.2g} of {room.cores:g} cores, more would only share them",
+            ))  # fmt: skip
+        if room.replicas is not None:
+            caps.append((room.replicas, "memory", "the memory of its share holds no more"))
+        cap, by, said = min(caps, key=lambda entry: entry[0])
+        if count > cap:
+            count, limited_by, why = cap, by, f"{cap}: {said}; wanted {why}"
+        if count < self.bounds.min <= cap:
+            count, limited_by, why = self.bounds.min, "min", f"{self.bounds.min}: the declared minimum; wanted {why}"
+        more = one_more(workload, count, self._planned(forecast), forecast.dispersion, room.cores)
+        return Sizing(count, why, limited_by, more)

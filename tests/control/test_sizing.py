@@ -1,0 +1,322 @@
+"""Sizing at one rate; forecasts; decisions over time; shares of a budget; what a warm replica is worth; plans."""
+
+import random
+
+import pytest
+
+from muleteer.control.arrivals import RateTracker
+from muleteer.control.capacity_plan import Question, fit_curve, plan, yaml_text
+from muleteer.control.queueing import Service
+from muleteer.control.scaling import DRAIN_S, HOLD_S_MIN, Bounds, Observed, Room, Sizer
+from muleteer.control.share import Budget, Claim, shared
+from muleteer.control.sizing import (
+    BatchCurve,
+    Workload,
+    late_share,
+    needed,
+    one_more,
+    queue_reason,
+    response,
+    useful_max,
+)
+from muleteer.control.warmth import Resident, idle_reason, idle_s, victims
+
+EVEN = Service(((0.020, 0.95), (0.040, 0.05)))
+
+
+def workload(**changes):
+    return Workload(**{"service": EVEN, "startup_s": 2.0, "memory_bytes": 100 * 2**20, **changes})
+
+
+# at one rate
+
+
+def test_more_calls_need_more_replicas_and_a_tighter_target_too():
+    counts = [needed(workload(), rate, 0.1).replicas for rate in range(1, 2000, 37)]
+    assert counts == sorted(counts)
+    assert needed(workload(), 300, 0.06).replicas > needed(workload(), 300, 0.5).replicas
+    assert needed(workload(), 0, 0.1).replicas == 0
+
+
+@pytest.mark.parametrize("rate", [1, 40, 300, 5000])
+def test_what_is_needed_is_the_least(rate):
+    need = needed(workload(), rate, 0.1)
+    assert late_share(workload(), need.replicas, rate, 0.1) <= 0.01
+    assert need.replicas == 1 or late_share(workload(), need.replicas - 1, rate, 0.1) > 0.0025
+    assert response(workload(), need.replicas, rate).p99_s <= 0.1
+
+
+def test_a_target_below_the_service_is_out_of_reach_but_the_queue_is_stable():
+    need = needed(workload(), 300, 0.01)
+    assert not need.attainable
+    assert 300 * EVEN.mean_s < need.replicas < 30
+
+
+def test_slots_count_like_replicas():
+    assert needed(workload(concurrency=4), 300, 0.1).replicas == -(-needed(workload(), 300, 0.1).replicas // 4)
+
+
+def test_batches_need_far_fewer_replicas():
+    curve = BatchCurve(0.018, 0.001, 64)
+    need = needed(workload(curve=curve), 1000, 0.1)
+    assert need.replicas < needed(workload(), 1000, 0.1).replicas / 5
+    assert response(workload(curve=curve), need.replicas, 1000).p99_s <= 0.1
+
+
+def test_replicas_beyond_the_cores_are_useless_and_said_to_be():
+    busy = workload(cpu_s=0.021)
+    assert useful_max(busy, 2) == 2
+    assert "nothing gained" in one_more(busy, 2, 80, 1.0, 2)
+    assert useful_max(workload(cpu_s=0.0021), 2) == 20
+    # contention makes services longer, not the model lazier
+    slow = Service(((0.042, 1.0),))
+    assert useful_max(workload(service=slow, cpu_s=0.021, cpu_wait_s=0.021), 2) == 2
+    assert "instead of" in one_more(workload(), 2, 80, 1.0, None)
+
+
+def test_the_queue_bound_is_explained_in_its_own_numbers():
+    assert "1,950" not in queue_reason(195, 2, 0.02, 0.05, 2.0)
+    assert queue_reason(195, 2, 0.02, 0.05, 2.0).startswith("195 may wait: of the deadline of 2s, 50ms are kept")
+    assert queue_reason(0, 2, 0.02, 5.0, 2.0).startswith("none may wait")
+
+
+# forecasts
+
+
+def fed(rates, seconds=0.5, seed=1):
+    tracker, dice = RateTracker(), random.Random(seed)
+    for rate in rates:
+        tracker.observe(sum(dice.random() < 0.001 for _ in range(int(rate * seconds * 1000))), seconds)
+    return tracker
+
+
+def test_a_steady_rate_is_averaged_for_long():
+    forecast = fed([100] * 60).forecast(2.0)
+    assert forecast.rate == pytest.approx(100, rel=0.05)
+    assert forecast.window_s >= 10
+    assert forecast.dispersion < 2
+
+
+@pytest.mark.parametrize(("low", "high"), [(40, 200), (200, 40)])
+def test_a_step_is_seen_in_two_ticks(low, high):
+    forecast = fed([low] * 60 + [high] * 2).forecast(2.0)
+    assert forecast.rate == pytest.approx(high, rel=0.25)
+
+
+def test_a_ramp_is_seen_ahead():
+    forecast = fed([50 + 2 * tick for tick in range(60)]).forecast(5.0)
+    assert forecast.trend == pytest.approx(4.0, rel=0.35)
+    assert forecast.expected == pytest.approx(168 + 20, rel=0.12)
+
+
+def test_no_trend_is_seen_in_a_steady_rate():
+    trends = [fed([100] * 60, seed=seed).forecast(2.0).trend for seed in range(50)]
+    assert sum(trend != 0 for trend in trends) <= 3
+
+
+def test_silence_is_a_rate_of_nothing():
+    tracker = RateTracker()
+    assert tracker.forecast(1.0).rate == 0
+    for _ in range(100):
+        tracker.observe(0, 0.5)
+    assert tracker.forecast(1.0) == (0, 0, 0, 0, 1, 30)
+
+
+# over time
+
+NO_BOUND = Room()
+
+
+def drive(sizer, ticks, *, now=0.0, rate=0, ready=1, queued=0, room=NO_BOUND, load=None, starting=()):
+    sizing = None
+    for _ in range(ticks):
+        now += 0.5
+        sizing = sizer.step(Observed(now, 0.5, rate // 2, queued, ready, starting), load or workload(), room)
+    return sizing, now
+
+
+def test_up_at_once_and_down_after_the_hold():
+    sizer = Sizer(0.1)
+    low, now = drive(sizer, 40, rate=40)
+    high, now = drive(sizer, 2, now=now, rate=400, ready=low.replicas)
+    assert high.replicas >= 9
+    soon, now = drive(sizer, 4, now=now, rate=40, ready=high.replicas)
+    assert (soon.replicas, soon.limited_by) == (high.replicas, "hold")
+    later, now = drive(sizer, int(2 * HOLD_S_MIN) + 2, now=now, rate=40, ready=high.replicas)
+    assert (later.replicas, later.limited_by) == (low.replicas, "rate")
+
+
+def test_a_backlog_adds_what_clears_it():
+    sizer = Sizer(0.1)
+    calm, now = drive(sizer, 40, rate=100, ready=4)
+    behind, _ = drive(sizer, 1, now=now, rate=100, queued=800, ready=4)
+    assert behind.limited_by == "backlog"
+    assert behind.replicas > calm.replicas
+    # those already starting are counted: four ready, four nearly
+    late, _ = drive(Sizer(0.1), 1, rate=100, queued=800, ready=4, starting=(0.1,) * 12)
+    assert late.replicas < behind.replicas
+    assert f"in {DRAIN_S:g}s" in behind.reason
+
+
+def test_every_bound_is_said():
+    assert drive(Sizer(0.1, Bounds(1, 3)), 20, rate=1000)[0].limited_by == "max"
+    assert drive(Sizer(0.1, Bounds(2, 9)), 20, rate=1)[0].limited_by == "min"
+    assert drive(Sizer(0.1), 20, rate=1000, room=Room(replicas=2))[0].limited_by == "memory"
+    cores = drive(Sizer(0.1), 20, rate=1000, room=Room(cores=2), load=workload(cpu_s=0.02))[0]
+    assert (cores.replicas, cores.limited_by) == (3, "cpu")
+    assert "of 2 cores" in cores.reason
+    assert drive(Sizer(0.01), 20, rate=100)[0].limited_by == "target"
+    assert "out of reach" in drive(Sizer(0.01), 20, rate=100)[0].reason
+
+
+def test_the_last_replica_stays_as_long_as_a_start_costs():
+    for bounds, kept_s in ((Bounds(0, 9), 122), (Bounds(0, 9, idle_s=20.0), 20)):
+        sizer = Sizer(0.1, bounds)
+        _, now = drive(sizer, 10, rate=40)
+        kept, now = drive(sizer, int(2 * kept_s) - 1, now=now)
+        assert (kept.replicas, kept.limited_by) == (1, "hold")
+        assert f"kept for {kept_s} s" in kept.reason
+        gone, _ = drive(sizer, 20, now=now)
+        assert (gone.replicas, gone.reason) == (0, "0: no calls come")
+    assert drive(Sizer(0.1, Bounds(1, 9)), 300)[0].replicas == 1
+
+
+def test_before_anything_is_measured():
+    first = Sizer(0.1, Bounds(0, 9)).step(Observed(0.5, 0.5, 3, 3, 0), None)
+    assert (first.replicas, first.limited_by) == (1, "start")
+    assert Sizer(0.1, Bounds(0, 9)).step(Observed(0.5, 0.5, 0, 0, 0), None).replicas == 0
+
+
+def test_the_reason_has_the_numbers():
+    sizing, _ = drive(Sizer(0.1), 60, rate=200, ready=6)
+    assert sizing.reason.startswith(f"{sizing.replicas} at 200 calls/s")
+    assert f"with {sizing.replicas - 1}, " in sizing.reason
+    assert sizing.one_more.startswith(f"with {sizing.replicas + 1}: p99 ")
+
+
+# shares
+
+
+def counts(claims, memory=1000, cores=100.0):
+    return {name: grant.replicas for name, grant in shared(claims, Budget(memory, cores)).items()}
+
+
+def test_one_that_wants_all_leaves_the_others_their_share():
+    assert counts(
+        [Claim(backend="a", wanted=50, memory_bytes=100), Claim(backend="b", wanted=5, memory_bytes=100)]
+    ) == {
+        "a": 5,
+        "b": 5,
+    }
+    assert counts(
+        [Claim(backend="a", wanted=50, memory_bytes=100), Claim(backend="b", wanted=2, memory_bytes=100)]
+    ) == {
+        "a": 8,
+        "b": 2,
+    }
+
+
+def test_weights_divide_what_is_scarce():
+    claims = [
+        Claim(backend="a", wanted=50, memory_bytes=100, weight=3),
+        Claim(backend="b", wanted=50, memory_bytes=100),
+    ]
+    assert counts(claims, memory=1200) == {"a": 9, "b": 3}
+
+
+def test_minima_come_first_and_the_budget_is_never_exceeded():
+    dice = random.Random(4)
+    for _ in range(300):
+        claims = [
+            Claim(
+                backend=f"b{index}",
+                wanted=dice.randint(0, 9),
+                least=dice.randint(0, 2),
+                memory_bytes=dice.randint(0, 300),
+                cores=dice.random() * 2,
+                weight=dice.choice([1, 2, 5]),
+            )
+            for index in range(dice.randint(1, 8))
+        ]
+        grants = shared(claims, Budget(1000, 4.0))
+        assert sum(grants[c.backend].replicas * c.memory_bytes for c in claims) <= 1000
+        assert all(grants[c.backend].replicas <= max(c.wanted, c.least) for c in claims)
+        free = 1000 - sum(grants[c.backend].replicas * c.memory_bytes for c in claims)
+        for claim in claims:  # memory that is left is of no use to whoever was refused for it
+            if grants[claim.backend].limited_by == "memory":
+                assert claim.memory_bytes > free
+
+
+def test_cores_are_shared_and_said():
+    claims = [Claim(backend="a", wanted=9, cores=1.0), Claim(backend="b", wanted=9, cores=1.0)]
+    grants = shared(claims, Budget(1000, 4.0))
+    assert {name: grant.replicas for name, grant in grants.items()} == {"a": 2, "b": 2}
+    assert grants["a"].limited_by == "cpu"
+    assert grants["a"].reason == "2 of 9 wanted: another keeps 1 cores busy and 0 are left"
+
+
+# warmth
+
+
+def test_idle_time_follows_the_start():
+    assert idle_s(0.01) == 10
+    assert idle_s(6.4) == pytest.approx(390.4)
+    assert idle_s(1000) == 3600
+    assert "390 s" in idle_reason(6.4)
+
+
+def resident(replica, **changes):
+    return Resident(**{"backend": replica[0], "replica": replica, "memory_bytes": 100, "startup_s": 1.0, "rate": 1.0, "idle_s": 1.0, **changes})  # fmt: skip
+
+
+def test_the_least_valuable_goes_first():
+    slow, rare = resident("slow", startup_s=60.0), resident("rare", rate=0.01)
+    large, usual = resident("large", memory_bytes=400), resident("usual")
+    assert victims([slow, rare, large, usual], 50) == (rare,)
+    assert victims([slow, large, usual], 50) == (large,)
+    assert victims([slow, usual], 50) == (usual,)
+    assert victims([slow, usual], 500) == ()
+    assert victims([slow, resident("spare", startup_s=600.0, spare=True), rare], 50)[0].replica == "spare"
+    assert resident("x", rate=5.0, idle_s=100.0).use_rate == 0.01
+
+
+def test_no_more_go_than_needed():
+    small, large = resident("small", rate=0.01), resident("large", memory_bytes=400, rate=0.5)
+    assert victims([small, large], 300) == (large,)
+
+
+# plans
+
+
+def test_a_plan_answers_in_replicas_memory_and_cores():
+    found = plan(Question(300, 0.1), workload(cpu_s=0.01))
+    assert found.replicas == needed(workload(), 300, 0.1).replicas
+    assert found.memory_bytes == found.replicas * 100 * 2**20
+    assert (found.cores, found.cores_needed) == (pytest.approx(3.0), 4)
+    assert found.p50_s < found.p99_s <= 0.1
+    assert found.problems == ()
+
+
+def test_a_plan_says_what_is_not_enough():
+    found = plan(Question(300, 0.01, cores=2, memory_bytes=2**28), workload(cpu_s=0.02))
+    assert [problem.split()[0] for problem in found.problems] == ["p99", "8", f"{found.memory_bytes / 2**20:g}MiB"]
+
+
+def test_the_curve_is_fitted_and_bounded():
+    curve = fit_curve([(1, 0.011), (8, 0.018), (32, 0.042), (64, 0.074)], 64)
+    assert curve.base_s == pytest.approx(0.01, rel=0.02)
+    assert curve.item_s == pytest.approx(0.001, rel=0.02)
+    assert fit_curve([(1, 0.01), (2, 0.03)], 64).base_s == pytest.approx(0)
+    with pytest.raises(ValueError, match="two sizes"):
+        fit_curve([(4, 0.1), (4, 0.2)], 64)
+
+
+def test_the_yaml_declares_the_plan():
+    question = Question(300, 0.1)
+    text = yaml_text(plan(question, workload()), question, name="lr:v1", model="m.py:M", route="/predict")
+    from ruamel.yaml import YAML
+
+    tree = YAML(typ="safe").load(text)
+    assert tree["backends"]["lr:v1"]["slo"] == {"p99": "100ms"}
+    assert tree["backends"]["lr:v1"]["replicas"]["max"] == plan(question, workload()).replicas
+    assert tree["endpoints"]["lr:v1"] == {"route": "/predict", "traffic": {"lr:v1": 100}}
