@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import MULETEER, environment
+from tests.processes import processes_of
 
 DEADLINE_S = 40
 
@@ -31,22 +32,8 @@ def until(condition, what):
     pytest.fail(f"{what} did not happen within {DEADLINE_S} s")
 
 
-def processes_of(folder):
-    """Pids of everything whose command line names the folder, or whose folder it is."""
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (directory / "cmdline").read_bytes().decode(errors="replace")
-            where = str((directory / "cwd").readlink())
-        except OSError:
-            continue
-        if str(folder.path) in line or where.startswith(str(folder.path)):
-            found.append(int(directory.name))
-    return found
-
-
 def nothing_left(folder):
-    until(lambda: not processes_of(folder), "the end of every process")
+    until(lambda: not processes_of(folder.path), "the end of every process")
     sockets = [path for path in folder.run_dir.rglob("*") if path.is_socket()]
     assert sockets == []
     return True
@@ -337,7 +324,7 @@ def test_the_admin_token_is_inherited_by_no_process(folder, detached):
     assert "PATH" in names
     assert "MULETEER_ADMIN_TOKEN" not in names
     supervisor = json.loads((folder.run_dir / "lock").read_text())["pid"]
-    children = [pid for pid in processes_of(folder) if pid != supervisor]
+    children = [pid for pid in processes_of(folder.path) if pid != supervisor]
     assert len(children) == 3
     assert not [pid for pid in children if TOKEN.encode() in Path(f"/proc/{pid}/environ").read_bytes()]
     checked = folder.muleteer("check", "nosy.py:Nosy", MULETEER_ADMIN_TOKEN=TOKEN)

@@ -13,6 +13,8 @@ from unittest import mock
 
 import pytest
 
+from tests.processes import processes_of
+
 DEADLINE_S = 40
 
 
@@ -84,16 +86,7 @@ class Place:
 
     def processes(self):
         """Pids of the server's processes."""
-        found = []
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                line = (directory / "cmdline").read_bytes().decode(errors="replace")
-                where = str((directory / "cwd").readlink())
-            except OSError:
-                continue
-            if str(self.path) in line or where.startswith(str(self.path)):
-                found.append(int(directory.name))
-        return found
+        return processes_of(self.path)
 
     def close(self):
         self.command("stop", "--now")
