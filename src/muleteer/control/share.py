@@ -17,10 +17,11 @@ from muleteer.spec.units import format_bytes
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What the replicas of a machine may use together."""
+    """What the replicas of a machine may use together. `gpus`: devices; fairness leaves them out."""
 
     memory_bytes: int
     cores: float
+    gpus: float = 0.0
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

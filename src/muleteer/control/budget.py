@@ -1,0 +1,395 @@
+"""Who may start a replica, who gives one up: many backends on one machine, tick by tick. Pure; must not know processes,
+clocks or gateways.
+
+Laws, held by the tests:
+1. What is held and what is set aside for starts never exceeds the memory or the devices. Memory of a replica that
+   leaves is free once it is gone, and until then is kept for whom it was given up.
+2. No replica that works on a call is given up, nor one within its backend's declared minimum, but for 5.
+3. A replica is given up only for calls that wait, for a declared minimum or for an update; first the least valuable
+   idle ones (`warmth`), then those that a backend holds beyond its fair share (`share`), which end their calls first.
+4. One that became ready serves at least `residence_s` of its start-up time before it is given up. So two models that
+   take turns on room for one spend at most a third of the time loading.
+5. When replicas have grown beyond the budget, idle ones go at once, residence or not; if that is not enough, the one
+   furthest beyond what it declared (or what was set aside for it) is replaced: drained first, there is no room for
+   two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from muleteer.control.share import Budget, Claim, Grant, shared
+from muleteer.control.warmth import Resident, victims
+from muleteer.spec.units import format_bytes
+
+RESIDENCE_STARTS = 2.0
+RESIDENCE_S_MIN = 1.0
+RECENT_S = 5.0
+"""A backend counts as used for so long after its last call: what it holds is its fair share then."""
+CORES_OVER = 1.05
+"""Measured cores beyond the budget by less than this are noise."""
+ROOMY_SHARE = 0.5
+"""Replicas of unknown size start beside one another only while this part of the memory stays free."""
+
+
+def residence_s(startup_s: float) -> float:
+    """Seconds that a replica serves at least before it may be given up for another."""
+    return max(RESIDENCE_S_MIN, RESIDENCE_STARTS * startup_s)
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What one declared backend asks for now.
+
+    Attributes:
+        wanted: replicas, from its sizing or as declared.
+        least: of them, the declared minimum.
+        surge: replicas beyond `wanted` that an update needs for a while.
+        waited_s: seconds for which calls have been waiting for a slot of it; 0: none waits. Only where some wait, below
+            `least`, or for a surge is anything given up for it.
+        memory_bytes: to set aside for one replica that starts: declared, else measured, else guessed (`Ledger`).
+        known: that is no guess.
+        cores: that one replica keeps busy, declared or measured.
+        gpus: devices of one replica; below 1 a part of one.
+        startup_s: measured, or a guess.
+        rate: calls/s, recent ones weighing more.
+    """
+
+    backend: str
+    wanted: int
+    least: int = 0
+    surge: int = 0
+    waited_s: float = 0.0
+    memory_bytes: int = 0
+    known: bool = True
+    cores: float = 0.0
+    gpus: float = 0.0
+    weight: float = 1.0
+    startup_s: float = 1.0
+    rate: float = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether calls wait."""
+        return self.waited_s > 0
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica that exists, in whatever state, also of a backend that is declared no more.
+
+    Attributes:
+        memory_bytes: measured (PSS); 0 before it was.
+        reserved_bytes: set aside when it was started; counts until it is ready and measured.
+        declared_bytes: the `memory` it declares, or 0.
+        state: `leaving` includes everything that no gateway sends calls to any more.
+        busy: it works on a call.
+        ready_s, idle_s: seconds since it became ready, since its last call ended (or since ready).
+    """
+
+    backend: str
+    replica: str
+    state: str = "ready"
+    memory_bytes: int = 0
+    reserved_bytes: int = 0
+    declared_bytes: int = 0
+    gpus: float = 0.0
+    known: bool = True
+    busy: bool = False
+    ready_s: float = 0.0
+    idle_s: float = 0.0
+
+    @property
+    def counted_bytes(self) -> int:
+        """What it takes of the budget."""
+        if self.state == "starting":
+            return max(self.memory_bytes, self.reserved_bytes)
+        return self.memory_bytes or self.reserved_bytes
+
+    @property
+    def excess_bytes(self) -> int:
+        """By how much it outgrew what was declared, or set aside."""
+        return self.memory_bytes - (self.declared_bytes or self.reserved_bytes)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Nothing runs and nothing can start: 503 `memory`. `retry_s`: until room may be made, None where nobody knows."""
+
+    reason: str
+    retry_s: float | None
+
+
+class Allocation(msgspec.Struct, frozen=True):
+    """What to do now.
+
+    Attributes:
+        grants: BACKEND → the most replicas it may have now, those that run included, those that leave not: start up to
+            it and no further. `limited_by` is "", "memory", "gpu", "cpu", or "start" (others of unknown size start).
+        victims: replicas to drain now, busy ones after their calls; already taken off their backends' grants.
+        refused: backends whose calls get 503 `memory`.
+        drain_first: backends whose update has no room for a surge: one old replica leaves before a new one starts.
+        problem: what is wrong with the machine as a whole; None: nothing.
+    """
+
+    grants: dict[str, Grant]
+    victims: tuple[str, ...] = ()
+    refused: dict[str, Refusal] = {}
+    drain_first: frozenset[str] = frozenset()
+    problem: str | None = None
+
+
+def allocate(demands: Sequence[Demand], holdings: Sequence[Holding], budget: Budget) -> Allocation:
+    """One tick. Call it again with the next tick's observations: it remembers nothing.
+
+    In order: what outgrew the budget is mended; declared minima, in turns; a first replica for every backend, first for
+    those whose calls wait, longest and heaviest first; surges; then, in turns, up to the fair share of each.
+    """
+    machine = _Machine(demands, holdings, budget)
+    problem = machine.mend()
+    for demand, count in _turns(demands, machine.fair):
+        machine.raise_to(demand, count)
+    machine.share_cores()
+    return Allocation(
+        grants={demand.backend: machine.grant(demand) for demand in demands},
+        victims=tuple(machine.victims),
+        refused={demand.backend: refusal for demand in demands if (refusal := machine.refusal(demand)) is not None},
+        drain_first=frozenset(machine.drain_first),
+        problem=problem,
+    )
+
+
+def _turns(demands: Sequence[Demand], fair: dict[str, int]) -> Iterator[tuple[Demand, int]]:
+    """Who is asked next, and up to how many replicas."""
+    for count in range(1, max((demand.least for demand in demands), default=0) + 1):
+        yield from ((demand, count) for demand in demands if count <= demand.least)
+    first = sorted(demands, key=lambda d: (-d.waited_s * d.weight, d.memory_bytes, d.backend))
+    yield from ((demand, 1) for demand in first if demand.wanted)
+    yield from ((demand, max(demand.least, demand.wanted) + demand.surge) for demand in demands if demand.surge)
+    most = {demand.backend: min(demand.wanted, fair[demand.backend]) for demand in demands}
+    for count in range(2, max(most.values(), default=0) + 1):
+        yield from ((demand, count) for demand in first if count <= most[demand.backend])
+
+
+class _Machine:
+    """What is free while the turns are taken."""
+
+    def __init__(self, demands: Sequence[Demand], holdings: Sequence[Holding], budget: Budget) -> None:
+        self.victims: list[str] = []
+        self.drain_first: set[str] = set()
+        self._demands = {demand.backend: demand for demand in demands}
+        self._budget = budget
+        leaving = [each for each in holdings if each.state == "leaving"]
+        self._staying = {each.replica: each for each in holdings if each.state != "leaving"}
+        self._free = budget.memory_bytes - sum(each.counted_bytes for each in holdings)
+        self._coming = sum(each.counted_bytes for each in leaving)
+        self._gpus_free = budget.gpus - sum(each.gpus for each in holdings)
+        self._gpus_coming = sum(each.gpus for each in leaving)
+        self._unknown_starting = sum(not each.known for each in holdings if each.state == "starting")
+        self._granted = Counter(each.backend for each in self._staying.values())
+        self._held: dict[str, tuple[str, str]] = {}  # BACKEND → what limits it, and why
+        self._expecting: set[str] = set()  # room is being made for them
+        self._shares = self._fair_shares()
+        self.fair = {name: grant.replicas for name, grant in self._shares.items()}
+
+    # the machine as a whole
+
+    def mend(self) -> str | None:
+        """Bring what has grown back under the budget; what is wrong, in words."""
+        over = -(self._free + self._coming)
+        if over <= 0:
+            return None
+        held = self._budget.memory_bytes + over
+        done = []
+        for resident in sorted(self._residents(None, 0.0), key=lambda r: (not r.spare, r.value, r.replica)):
+            if over <= 0:
+                break
+            over -= self._give_up(self._staying[resident.replica])
+            done.append(f"giving up {resident.reason()}")
+        largest = max(self._staying.values(), key=lambda each: (each.excess_bytes, each.replica), default=None)
+        if over > 0 and largest is not None and largest.excess_bytes > 0:
+            self._give_up(largest)
+            allowed = "declared" if largest.declared_bytes else "expected"
+            size = format_bytes(largest.declared_bytes or largest.reserved_bytes)
+            done.append(f"replacing {largest.replica}: it holds {format_bytes(largest.memory_bytes)}, {size} {allowed}")
+        what = "; ".join(done) or "none of them is idle or larger than expected"
+        return f"replicas hold {format_bytes(held)} of the {format_bytes(self._budget.memory_bytes)} for them: {what}"
+
+    # one backend's turn
+
+    def raise_to(self, demand: Demand, count: int) -> None:
+        """Grant this backend up to `count` replicas, as far as there is room or room can be made."""
+        name = demand.backend
+        while self._granted[name] < count and name not in self._held:
+            limit = self._limit(demand)
+            if limit is None:
+                self._free -= demand.memory_bytes
+                self._gpus_free -= demand.gpus
+                self._unknown_starting += not demand.known
+                self._granted[name] += 1
+                continue
+            self._held[name] = limit
+            if self._make_room(demand, count):
+                self._expecting.add(name)
+            elif count > max(demand.wanted, demand.least):
+                self.drain_first.add(name)
+
+    def share_cores(self) -> None:
+        """Where replicas keep more cores busy than there are, take back what is beyond fair shares, one a tick each."""
+        busy = sum(self._granted[name] * demand.cores for name, demand in self._demands.items())
+        for name, demand in self._demands.items():
+            if busy > CORES_OVER * self._budget.cores and self._granted[name] > max(self.fair[name], demand.least, 1):
+                self._granted[name] -= 1
+                busy -= demand.cores
+
+    def grant(self, demand: Demand) -> Grant:
+        """What came of it."""
+        wanted, count = max(demand.wanted, demand.least), self._granted[demand.backend]
+        if count >= wanted:
+            return Grant(demand.backend, count, "", f"{count}: all it wants")
+        if demand.backend in self._held:
+            limit, why = self._held[demand.backend]
+            if demand.backend in self._expecting:
+                why += "; room is being made"
+            return Grant(demand.backend, count, limit, f"{count} of {wanted} wanted: {why}")
+        share = self._shares[demand.backend]
+        return Grant(demand.backend, count, share.limited_by or "cpu", f"its fair share, {share.reason}")
+
+    def refusal(self, demand: Demand) -> Refusal | None:
+        """Why calls of this backend cannot wait for a replica; None if one runs or comes."""
+        name = demand.backend
+        if self._granted[name] or name in self._expecting or name not in self._held or self._held[name][0] == "start":
+            return None
+        waits = [
+            max(0.0, self._residence_s(each) - each.ready_s)
+            for each in self._staying.values()
+            if each.state == "ready" and not self._within_least(each) and each.backend != name
+        ]
+        return Refusal(self._held[name][1], min(waits, default=None))
+
+    def _limit(self, demand: Demand) -> tuple[str, str] | None:
+        """What keeps one more of it from starting now."""
+        if demand.gpus > self._gpus_free + 1e-9:
+            return "gpu", f"one more takes {demand.gpus:g} GPUs and {max(self._gpus_free, 0.0):g} are free"
+        if demand.memory_bytes > self._free:
+            size, free = format_bytes(demand.memory_bytes), format_bytes(max(self._free, 0))
+            return "memory", f"one more takes {size} and {free} of {format_bytes(self._budget.memory_bytes)} are free"
+        roomy = self._free - demand.memory_bytes >= ROOMY_SHARE * self._budget.memory_bytes
+        if not demand.known and self._unknown_starting and not roomy:
+            return "start", "another of unknown size is starting, and little memory is free"
+        return None
+
+    def _make_room(self, demand: Demand, count: int) -> bool:
+        """Whether room for one more is on its way; what is freed for it is not given to those who come later."""
+        if self._held[demand.backend][0] == "start":
+            return False
+        if demand.memory_bytes > self._budget.memory_bytes or demand.gpus > self._budget.gpus:
+            return False
+        urgent = demand.waiting or count <= demand.least or count > demand.wanted
+        if not self._suffices(demand) and not (urgent and self._evict(demand)):
+            return False
+        self._coming -= max(0, demand.memory_bytes - max(self._free, 0))
+        self._free = min(self._free, max(0, self._free - demand.memory_bytes))
+        self._gpus_coming -= max(0.0, demand.gpus - max(self._gpus_free, 0.0))
+        self._gpus_free = min(self._gpus_free, max(0.0, self._gpus_free - demand.gpus))
+        return True
+
+    def _suffices(self, demand: Demand) -> bool:
+        enough = demand.memory_bytes <= self._free + self._coming
+        return enough and demand.gpus <= self._gpus_free + self._gpus_coming + 1e-9
+
+    def _evict(self, demand: Demand) -> bool:
+        """Choose whom to give up so that one more of `demand` fits; changes nothing if all would not do."""
+        idle = self._residents(demand.backend)
+        return self._evict_of(demand, idle) or self._evict_of(demand, idle + self._beyond_share(demand.backend))
+
+    def _evict_of(self, demand: Demand, pool: list[Resident]) -> bool:
+        chosen: dict[str, Holding] = {}
+        gpus = demand.gpus - self._gpus_free - self._gpus_coming
+        for resident in sorted(pool, key=lambda r: (not r.spare, r.value, r.replica)):
+            if gpus <= 1e-9:
+                break
+            if (holding := self._staying[resident.replica]).gpus:
+                chosen[holding.replica] = holding
+                gpus -= holding.gpus
+        short = demand.memory_bytes - self._free - self._coming - sum(each.counted_bytes for each in chosen.values())
+        more = [resident for resident in pool if resident.replica not in chosen] if short > 0 else []
+        found = victims(more, short) if short > 0 else ()
+        if gpus > 1e-9 or (short > 0 and not found):
+            return False
+        for holding in [*chosen.values(), *(self._staying[resident.replica] for resident in found)]:
+            self._give_up(holding)
+        return True
+
+    def _give_up(self, holding: Holding) -> int:
+        del self._staying[holding.replica]
+        self._granted[holding.backend] -= 1
+        self.victims.append(holding.replica)
+        self._coming += holding.counted_bytes
+        self._gpus_coming += holding.gpus
+        return holding.counted_bytes
+
+    # who may be given up
+
+    def _residents(self, asking: str | None, residence: float = 1.0) -> list[Resident]:
+        """Idle replicas of other backends, beyond the declared minimum of each; `residence`: 0 lets it be."""
+        spare: Counter[str] = Counter()
+        found = []
+        for each in sorted(self._staying.values(), key=lambda each: -each.idle_s):
+            demand = self._demands.get(each.backend)
+            if each.state != "ready" or each.busy or each.backend == asking or demand is None or demand.waiting:
+                continue
+            left = self._granted[each.backend] - spare[each.backend]
+            if left > demand.least and each.ready_s >= residence * self._residence_s(each):
+                spare[each.backend] += 1
+                found.append(self._resident(each, spare=left > 1))
+        return found
+
+    def _beyond_share(self, asking: str) -> list[Resident]:
+        """One busy replica of each backend that has more than its fair share, while `asking` has less than its own."""
+        if self._granted[asking] >= max(self.fair.get(asking, 0), 1):
+            return []
+        found = {}
+        for each in self._staying.values():
+            fair = max(self.fair.get(each.backend, 0), 1)
+            over = self._granted[each.backend] > fair and not self._within_least(each)
+            used = over and (each.busy or self._demands[each.backend].waiting)
+            if used and each.state == "ready" and each.ready_s >= self._residence_s(each) and each.backend != asking:
+                found[each.backend] = self._resident(each, spare=False)
+        return list(found.values())
+
+    def _within_least(self, holding: Holding) -> bool:
+        demand = self._demands.get(holding.backend)
+        return demand is None or self._granted[holding.backend] <= demand.least
+
+    def _residence_s(self, holding: Holding) -> float:
+        demand = self._demands.get(holding.backend)
+        return residence_s(demand.startup_s) if demand is not None else 0.0
+
+    def _resident(self, holding: Holding, *, spare: bool) -> Resident:
+        demand = self._demands[holding.backend]
+        return Resident(
+            holding.backend,
+            holding.replica,
+            holding.counted_bytes,
+            demand.startup_s,
+            demand.rate,
+            holding.idle_s,
+            spare,
+        )
+
+    def _fair_shares(self) -> dict[str, Grant]:
+        """One that is not used now has no share in what others want: what it holds is only kept."""
+        used = {each.backend for each in self._staying.values() if each.busy or each.idle_s < RECENT_S}
+        claims = [
+            Claim(
+                backend=demand.backend,
+                wanted=demand.wanted if demand.waiting or demand.backend in used else 0,
+                least=demand.least,
+                memory_bytes=demand.memory_bytes,
+                cores=demand.cores,
+                weight=demand.weight,
+            )
+            for demand in self._demands.values()
+        ]
+        return shared(claims, self._budget)
