@@ -56,6 +56,9 @@ REQUEST_TIMEOUT_S_MAX = _seconds(
 # JSON input
 JSON_DEPTH_MAX = _integer("json_depth_max", 100, "levels", "deeper is an attack on the C stack, not data")
 
+# settings
+REPLICAS_MAX = _integer("replicas_max", 1024, "replicas", "of one backend; more is a mistyped number on any machine")
+
 # muleteer.yaml
 YAML_BYTES_MAX = _integer("yaml_bytes_max", 4 * 1024 * 1024, "bytes", "40,000 backends; bounds the time of reading")
 YAML_DEPTH_MAX = _integer("yaml_depth_max", 20, "levels", "ours has four; the parser is quadratic in depth")
@@ -83,6 +86,14 @@ BATCHES_REMEMBERED = _integer(
 )
 RETRY_AFTER_S_MAX = _integer("retry_after_s_max", 60, "s", "a longer prediction is worth nothing")
 DEADLINE_TICK_S = _seconds("deadline_tick_s", 0.02, "one timer ends all late calls; well under the 100 ms promised")
+
+# backends that sleep
+DEMAND_REPEAT_S = _seconds(
+    "demand_repeat_s", 1.0, "a gateway tells again whom nobody serves: so it survives a controller that is replaced"
+)
+DEMAND_KEPT_S = _seconds(
+    "demand_kept_s", 5.0, "a refused call is told for so long: the promise for a controller that comes back"
+)
 
 # the state
 REVISIONS_KEPT = _integer("revisions_kept", 500, "revisions", "months of changes; bounds the file")

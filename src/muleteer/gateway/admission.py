@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from muleteer.base.errors import OutOfMemory, PredictedLate, Refused
+from muleteer.base.errors import Loading, OutOfMemory, PredictedLate, Refused
 from muleteer.base.limits import (
     CALLS_QUEUED_MAX,
     CLIENT_SHARE,
@@ -60,12 +60,17 @@ def refusal(
     estimate: Estimate | None,
     remaining_s: float,
     uniform: Uniform,
+    places: int | None = None,
 ) -> Refused | None:
-    """Why a call may not wait, or None if it may. `uniform` spreads the Retry-After of many."""
+    """Why a call may not wait, or None if it may. `uniform` spreads the Retry-After of many; so many `places` are there
+    while nothing is known (None: one per slot).
+    """
     if estimate is None:
-        if queued >= slots:
+        places = slots if places is None else places
+        if queued >= places:
+            held = "one per slot " if places == slots else ""
             return Refused(
-                f"the queue is full: until {SAMPLES_MIN} calls are measured it holds one per slot ({slots})",
+                f"the queue is full: until {SAMPLES_MIN} calls are measured it holds {held}({places})",
                 retry_after_s=retry_after_s(0.0, uniform()),
             )
     else:
@@ -80,6 +85,14 @@ def refusal(
             f"the queue is full: it holds {CALLS_QUEUED_MAX} calls", retry_after_s=retry_after_s(0.0, uniform())
         )
     return None
+
+
+def start_refusal(name: str, start_s: float, remaining_s: float, uniform: Uniform) -> Loading | None:
+    """Why a call may not wait for a sleeping backend that takes its first call in `start_s`; None if it may."""
+    if start_s <= remaining_s:
+        return None
+    message = f"{name} sleeps and is being started: that takes {start_s:.1f} s, and the deadline is sooner"
+    return Loading(message, retry_after_s=retry_after_s(start_s, uniform()))
 
 
 def memory_refusal(waiting_bytes: int, uniform: Uniform) -> OutOfMemory:

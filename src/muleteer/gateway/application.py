@@ -13,6 +13,7 @@ from muleteer.base.clock import Clock, MonotonicClock
 from muleteer.base.errors import BodyTooLarge, ClientError, MethodNotAllowed
 from muleteer.base.limits import DEADLINE_TICK_S, REQUEST_TIMEOUT_S_MAX, TICK_S
 from muleteer.gateway.call import PRIORITIES, Priority
+from muleteer.gateway.demand import Demand
 from muleteer.gateway.dial import Dialer
 from muleteer.gateway.dispatch import Dispatcher
 from muleteer.gateway.exchange import Exchange, Head, Response
@@ -20,6 +21,7 @@ from muleteer.gateway.fleet import Dialing
 from muleteer.gateway.http.media import check_json_content_type
 from muleteer.gateway.http.respond import render_error
 from muleteer.gateway.link import Link
+from muleteer.gateway.load import Load
 from muleteer.gateway.reception import Reception
 from muleteer.gateway.routing import Context, Routes
 from muleteer.gateway.sessions import Session
@@ -28,7 +30,7 @@ from muleteer.gateway.shared import Abort, Shared
 from muleteer.gateway.statistics import GatewayStatistics
 from muleteer.gateway.versions import Version
 from muleteer.gateway.way import Way
-from muleteer.spec.snapshot import EMPTY, BackendRoute, ReplicaAddress, Snapshot
+from muleteer.spec.snapshot import ASLEEP, EMPTY, BackendRoute, ReplicaAddress, Snapshot
 
 NewDialer = Callable[[ReplicaAddress, Callable[[str], Link]], Dialing]
 """Makes what keeps a link to one address; the second argument makes a link, given the replica's id."""
@@ -84,7 +86,15 @@ class Application:
         self._clock = clock or MonotonicClock()
         self._new_dialer = new_dialer
         self._epoch = secrets.token_hex(8)
-        self._shared = Shared(clock=self._clock, abort=abort, render=render_error, place=self._place, debug=debug)
+        self.demand = Demand(self._clock, self._waits)
+        self._shared = Shared(
+            clock=self._clock,
+            abort=abort,
+            render=render_error,
+            place=self._place,
+            demand=self.demand.want,
+            debug=debug,
+        )
         self._shadows = Shadows(clock=self._clock, start=self._start_copy, soon=_soon, uniform=_uniform)
         self._context = Context(self._dispatcher, lambda route, counts: EndpointMirror(route, counts, self._shadows))
         self._routes: Routes[Dispatcher] = Routes(EMPTY, self._context)
@@ -119,6 +129,7 @@ class Application:
             dispatcher = self._dispatchers.pop(name)
             self._retired.append(dispatcher)
             dispatcher.retire()  # last: what waits there goes to the others
+        self.demand.keep(lambda name: name in self._backends and not self._backends[name].replicas)
 
     def begin(self, head: Head) -> Exchange:
         """Route and admit. Raises RequestError to refuse before the body is read."""
@@ -178,6 +189,7 @@ class Application:
 
     async def close(self) -> None:
         """Close every link. Calls that are still open fail."""
+        self.demand.close()
         self._routes = Routes(EMPTY, self._context)  # nobody takes the calls of those that go
         for dispatcher in self._all():
             dispatcher.retire()
@@ -204,6 +216,25 @@ class Application:
             },
         )
 
+    def loads(self, told: dict[str, int]) -> dict[str, Load]:
+        """Backends with calls now, or with some since the last time, which `told` remembers."""
+        found = {}
+        for name, dispatcher in self._dispatchers.items():
+            arrivals = dispatcher.arrivals
+            if dispatcher.open_calls or told.get(name, 0) != arrivals:
+                told[name] = arrivals
+                found[name] = dispatcher.load()
+        return found
+
+    @property
+    def epoch(self) -> str:
+        """Another one after every start: all counts began at 0 then."""
+        return self._epoch
+
+    def _waits(self, name: str) -> bool:
+        known = self._dispatchers.get(name)
+        return known is not None and known.open_calls > 0
+
     def _dispatcher(self, name: str) -> Dispatcher:
         """That of a backend in the snapshot."""
         found = self._dispatchers.get(name)
@@ -216,7 +247,10 @@ class Application:
 
     def _unready_reason(self, name: str) -> str | None:
         known = self._dispatchers.get(name)
-        return self._backends[name].unavailable if known is None else known.unready_reason
+        if known is not None:
+            return known.unready_reason
+        unavailable = self._backends[name].unavailable
+        return None if unavailable == ASLEEP else unavailable
 
     def _place(self, head: Head, body: bytes) -> tuple[Way[Dispatcher], Session | None]:
         """Of a call whose body is in, by the traffic as it is now. Raises NotFound if its endpoint is gone."""

@@ -10,7 +10,7 @@ from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator
 from muleteer.gateway.link import Link
 from muleteer.gateway.slots import Slots
 from muleteer.gateway.statistics import ServiceStatistics
-from muleteer.spec.snapshot import BackendRoute
+from muleteer.spec.snapshot import ASLEEP, BackendRoute
 
 
 class Capacity:
@@ -67,9 +67,26 @@ class Capacity:
             self._measured = estimate
         return estimate
 
+    def places(self, route: BackendRoute) -> int:
+        """How many calls may wait while nothing is known of how long they take: one per slot; at a backend that sleeps
+        as many as will measure it, since a start takes longer than the first of them to come.
+        """
+        return SAMPLES_MIN if route.unavailable == ASLEEP else self.ready_slots
+
     def bound(self, route: BackendRoute) -> int:
         """How many calls with the backend's own timeout may wait."""
-        return queue_bound(self.ready_slots, self.estimate(route), route.timeout_s)
+        estimate = self.estimate(route)
+        slots = self.ready_slots if estimate is not None else self.places(route)
+        return queue_bound(slots, estimate, route.timeout_s)
+
+    @property
+    def warm_up_s(self) -> float | None:
+        """What the model's example took; None without one."""
+        return self._warm_up_s
+
+    def services(self) -> tuple[tuple[float, int], ...]:
+        """How long recent calls held a slot: see `ServiceEstimator.services`."""
+        return self._services.services()
 
     def statistics(self) -> ServiceStatistics:
         """A frozen snapshot."""

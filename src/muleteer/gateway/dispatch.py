@@ -29,6 +29,7 @@ from muleteer.gateway.exchange import Head, Response
 from muleteer.gateway.fleet import Dialing, Fleet
 from muleteer.gateway.gate import Gate
 from muleteer.gateway.link import SENT_AHEAD, UNRUN, ErrorPayload, Link
+from muleteer.gateway.load import Load
 from muleteer.gateway.rerun import Reruns
 from muleteer.gateway.sessions import Session
 from muleteer.gateway.shared import Shared
@@ -75,7 +76,7 @@ class Dispatcher:
 
     def update(self, route: BackendRoute) -> None:
         """Follow a new snapshot."""
-        self.gate.route = route
+        self.gate.follow(route)
         for link in self.fleet.follow(route):
             self._capacity.remove(link)
         self._fail_queue_if_unavailable()
@@ -96,9 +97,7 @@ class Dispatcher:
     @property
     def unready_reason(self) -> str | None:
         """Why no replica can serve now; None if one can."""
-        if len(self._slots):
-            return None
-        return "restarting" if self.gate.was_ready else self.gate.route.unavailable
+        return self.gate.unready_reason()
 
     # -- a request arrives
 
@@ -117,6 +116,7 @@ class Dispatcher:
         session: Session | None = None,
     ) -> Call:
         """Admit before the body is read. Raises RequestError, counted as refused."""
+        self._wake()
         if (error := self.obstacle(head, priority, deadline_s)) is not None:
             self._counts.refused[error.code] = self._counts.refused.get(error.code, 0) + 1
             way.version.ended(error.code)
@@ -193,6 +193,11 @@ class Dispatcher:
         while (shed := self.gate.pushed_back(call, now)) is not None:
             self._fail(*shed)
 
+    def _wake(self) -> None:
+        """A call is here: whoever can start replicas hears of it if there is none."""
+        if not self._slots.total and self.gate.wake():
+            self._shared.demand(self.gate.route.name)
+
     def _poison(self, body: bytes, now: float) -> Poison | None:
         if not self._quarantine.is_poison(body, now):
             return None
@@ -220,6 +225,7 @@ class Dispatcher:
 
     def _wait(self, call: Call, *, front: bool = False) -> None:
         call.move(QUEUED)
+        self._wake()
         self._queue.push(call, front=front)
         self._shared.waiting_bytes += call.size
 
@@ -341,6 +347,7 @@ class Dispatcher:
     def link_ready(self, link: Link) -> None:
         """Its slots are free."""
         self.gate.was_ready = True
+        self.gate.woken_s = None
         self._capacity.add(link)
         self._pull(self._shared.now())
 
@@ -432,6 +439,20 @@ class Dispatcher:
         return False
 
     # -- status
+
+    @property
+    def arrivals(self) -> int:
+        """See CallCounts."""
+        return self._counts.arrivals
+
+    @property
+    def open_calls(self) -> int:
+        """Admitted and without an outcome."""
+        return self._open_calls
+
+    def load(self) -> Load:
+        """A frozen snapshot of what sizing reads."""
+        return self.gate.load(self._counts.arrivals, self._open_calls)
 
     def statistics(self) -> BackendStatistics:
         """A frozen snapshot."""

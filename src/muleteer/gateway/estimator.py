@@ -79,6 +79,14 @@ class ServiceEstimator:
             self._above += counts[self._within]
             self._within -= 1
 
+    def services(self) -> tuple[tuple[float, int], ...]:
+        """The samples in the window as (middle of their bucket in seconds, how many), ascending."""
+        return tuple(
+            ((upper_edge_us(bucket - 1) + upper_edge_us(bucket)) / 2e6 if bucket else 5e-7, count)
+            for bucket, count in enumerate(self._counts)
+            if count
+        )
+
     @property
     def p99_s(self) -> float:
         """99 % of the last services took no longer. 0 without samples."""

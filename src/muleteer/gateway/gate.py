@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import random
 
-from muleteer.base.errors import CrashLoop, Draining, ExpiredInQueue, Loading, QuotaExceeded, Refused, RequestError
+from muleteer.base.errors import (
+    CrashLoop,
+    Draining,
+    ExpiredInQueue,
+    Loading,
+    OutOfMemory,
+    QuotaExceeded,
+    Refused,
+    RequestError,
+)
 from muleteer.base.limits import QUEUED_BYTES_MAX, SHADOW_RESERVE, SHADOW_SHARE
 from muleteer.gateway import admission
 from muleteer.gateway.call import Call, Priority
 from muleteer.gateway.capacity import Capacity
 from muleteer.gateway.link import Link
+from muleteer.gateway.load import Load
 from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.shared import Shared
-from muleteer.spec.snapshot import BackendRoute
+from muleteer.spec.snapshot import ASLEEP, BackendRoute
 
 _RETRY_SOON_S, _RETRY_FAILED_S = 1, 5
+_DEMANDED = frozenset({ASLEEP, "memory"})
+"""`BackendRoute.unavailable` where a call is a reason to start a replica."""
 
 
 class Gate:
@@ -26,6 +38,7 @@ class Gate:
         was_ready: a replica of it was ready once, so it is expected back within moments.
         retired: it is routed no longer.
         has_traffic: an endpoint sends it requests of its own, not only copies.
+        woken_s: when a call came for it while it slept; None while it does not.
     """
 
     __slots__ = (
@@ -38,6 +51,7 @@ class Gate:
         "retired",
         "route",
         "was_ready",
+        "woken_s",
     )
 
     def __init__(self, route: BackendRoute, shared: Shared) -> None:
@@ -48,6 +62,7 @@ class Gate:
         self.was_ready = False
         self.retired = False
         self.has_traffic = True
+        self.woken_s: float | None = None
         self._shared = shared
         self._copies_due_s = 0.0
 
@@ -102,8 +117,33 @@ class Gate:
         """A copy held its slot for so long."""
         self._copies_due_s = now + held_s * (100 / SHADOW_SHARE - 1)
 
+    def follow(self, route: BackendRoute) -> None:
+        """Another snapshot."""
+        if route.unavailable != self.route.unavailable:
+            self.woken_s = None
+        self.route = route
+
+    def wake(self) -> bool:
+        """A call came. Whether nothing serves it and somebody should hear of that."""
+        if self.capacity.slots.total or self.retired or self.route.unavailable not in _DEMANDED:
+            return False
+        if self.woken_s is None:
+            self.woken_s = self._shared.now()
+        return not self.route.replicas
+
+    def start_left_s(self) -> float:
+        """Seconds until a sleeping backend is expected to take its first call; 0 if it does not sleep, if nobody knows,
+        and where a start takes longer than expected: then it may be any moment.
+        """
+        expected_s = self.route.start_s
+        if expected_s is None or self.capacity.slots.total or self.route.unavailable != ASLEEP:
+            return 0.0
+        return expected_s if self.woken_s is None else max(0.0, expected_s - (self._shared.now() - self.woken_s))
+
     def unavailable(self) -> Refused | None:
-        """Why nothing can run and nothing may wait. Calls of a backend that was ready wait for it to come back."""
+        """Why nothing can run and nothing may wait. Calls of a backend that was ready wait for it to come back, those
+        of one that sleeps for it to wake up.
+        """
         if len(self.capacity.slots):
             return None
         name, unavailable = self.route.name, self.route.unavailable
@@ -111,9 +151,35 @@ class Gate:
             return Draining(f"{name} is being stopped", retry_after_s=_RETRY_SOON_S)
         if unavailable == "crash_loop":
             return CrashLoop(f"the replicas of {name} do not become ready", retry_after_s=_RETRY_FAILED_S)
-        if not (self.was_ready and self.route.replicas):
+        if unavailable == "memory":
+            message = f"{name} does not fit beside the models that are in use"
+            return OutOfMemory(message, retry_after_s=_RETRY_FAILED_S)
+        if unavailable != ASLEEP and not (self.was_ready and self.route.replicas):
             return Loading(f"no replica of {name} is ready yet", retry_after_s=_RETRY_SOON_S)
         return None
+
+    def unready_reason(self) -> str | None:
+        """Why no replica can serve now; None if one can, or will when a call comes."""
+        unavailable = self.route.unavailable
+        if len(self.capacity.slots) or unavailable == ASLEEP:
+            return None
+        return "restarting" if self.was_ready else unavailable
+
+    def load(self, arrivals: int, open_calls: int) -> Load:
+        """What sizing reads."""
+        service = self.capacity.statistics()
+        return Load(
+            arrivals=arrivals,
+            queued=self.queue.depth,
+            open_calls=open_calls,
+            slots=self.capacity.slots.total,
+            bound=self.bound(),
+            served=service.samples,
+            mean_s=service.mean_s,
+            p99_s=service.p99_s,
+            services=self.capacity.services(),
+            warm_up_s=self.capacity.warm_up_s,
+        )
 
     def pushed_back(self, call: Call, now: float) -> tuple[Call, RequestError] | None:
         """The next to shed because `call` came in, ahead of lower priorities and of clients of whom more wait."""
@@ -154,6 +220,7 @@ class Gate:
             return None
         return (
             self.unavailable()
+            or admission.start_refusal(self.route.name, self.start_left_s(), remaining_s, random.random)
             or (self.share(client) if shares else None)
             or self._refusal(self.queue.ahead_of(priority, client), remaining_s)
         )
@@ -163,6 +230,7 @@ class Gate:
             queued=queued,
             slots=self.capacity.ready_slots,
             estimate=self.capacity.estimate(self.route),
-            remaining_s=remaining_s,
+            remaining_s=remaining_s - self.start_left_s(),
             uniform=random.random,
+            places=self.capacity.places(self.route),
         )

@@ -64,7 +64,7 @@ class Life:
         self._read_snapshot()
         await self._link_up()
         steering = await loop.create_unix_server(
-            lambda: Steering(self._application.apply, self._statistics), sock=self._sockets["gateway"]
+            lambda: Steering(self._application, self._statistics), sock=self._sockets["gateway"]
         )
         await self._http.open(self._sockets["http"])
         self._channel.ready()

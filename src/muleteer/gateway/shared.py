@@ -20,6 +20,8 @@ Abort = Callable[[str, int, str], None]
 """Called with replica, pid and reason when a replica must be killed."""
 Place = Callable[[Head, bytes], tuple[Way[Any], Session | None]]
 """Where a request goes that is whole, by the traffic as it is now. Raises RequestError."""
+Demanded = Callable[[str], None]
+"""Called with a backend that a call came for and that nothing serves."""
 Render = Callable[[RequestError, str], Response]
 """The answer for an error, given the request id."""
 
@@ -32,14 +34,24 @@ class Shared:
         debug: show the model's traceback to the client.
     """
 
-    __slots__ = ("abort", "debug", "now", "place", "render", "waiting_bytes", "wheel")
+    __slots__ = ("abort", "debug", "demand", "now", "place", "render", "waiting_bytes", "wheel")
 
-    def __init__(self, *, clock: Clock, abort: Abort, render: Render, place: Place, debug: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        abort: Abort,
+        render: Render,
+        place: Place,
+        demand: Demanded = lambda _backend: None,
+        debug: bool = False,
+    ) -> None:
         self.now = clock.now
         self.wheel = DeadlineWheel(clock.now())
         self.abort = abort
         self.render = render
         self.place = place
+        self.demand = demand
         self.debug = debug
         self.waiting_bytes = 0
 

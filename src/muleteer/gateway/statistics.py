@@ -54,6 +54,11 @@ class CallCounts(msgspec.Struct, gc=False):
     failed: dict[str, int] = {}
     refused: dict[str, int] = {}
 
+    @property
+    def arrivals(self) -> int:
+        """Requests, refused ones included."""
+        return self.admitted + sum(self.refused.values())
+
     def snapshot(self) -> CallCounts:
         """A copy of its own."""
         return msgspec.structs.replace(self, failed=dict(self.failed), refused=dict(self.refused))

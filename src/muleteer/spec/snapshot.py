@@ -22,6 +22,10 @@ class ReplicaAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str
 
 
+ASLEEP = "asleep"
+"""`BackendRoute.unavailable` of a backend that may have no replica at all: a call starts one and waits for it."""
+
+
 class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One backend as the gateway sees it.
 
@@ -30,7 +34,9 @@ class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         idempotent: whether a call whose replica died may be run again.
         timeout_s: a call that runs longer than this (or than its own deadline, if that is longer) is hung.
         expected_s: declared service time, used until enough calls were measured; None if not declared.
-        unavailable: why no replica can serve now (`loading`, `crash_loop`), for the 503 while no link is ready.
+        unavailable: what calls meet while no link is ready: 503 `loading`, `crash_loop`, `memory`; or `asleep`: they
+            wake it and wait.
+        start_s: expected seconds from such a demand to the first call; None if unknown.
     """
 
     name: str
@@ -39,6 +45,7 @@ class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     timeout_s: float = 30.0
     expected_s: float | None = None
     unavailable: str = "loading"
+    start_s: float | None = None
     replicas: tuple[ReplicaAddress, ...] = ()
 
 

@@ -1,0 +1,34 @@
+"""What a backend was asked for and how long it took: of all that a gateway counts, the part that sizing reads. Must not
+know who reads it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Load(msgspec.Struct, frozen=True, gc=False):
+    """One backend in one gateway, now.
+
+    Attributes:
+        arrivals: requests since the start of the gateway, refused ones included, copies not.
+        queued: calls that wait.
+        open_calls: those that wait, are read or run.
+        slots: of ready replicas.
+        bound: calls with the backend's timeout that may wait.
+        served: calls and batches that held a slot, since the start of the gateway.
+        mean_s, p99_s: how long they held it, recently; 0 before the first.
+        services: the same as (seconds, how many), ascending, of the last SERVICE_WINDOW.
+        warm_up_s: what the model's example took at the warm-up; None without one.
+    """
+
+    arrivals: int
+    queued: int
+    open_calls: int
+    slots: int
+    bound: int
+    served: int
+    mean_s: float
+    p99_s: float
+    services: tuple[tuple[float, int], ...]
+    warm_up_s: float | None = None
