@@ -92,11 +92,9 @@ USAGE_ERRORS = [
     (["traffic", "e", "lr:v1"], "'lr:v1' is no weight: write BACKEND=WEIGHT, for example lr:v1=90"),
     (["traffic", "e", "a=1", "a=2"], "a is given twice"),
     (["traffic", "e", "a=lots"], "'a=lots': 'lots' is not a number"),
-    (
-        ["scale", "b", "1:8"],
-        "1:8: a range is not supported, nothing sizes a backend by its load; give one number",
-    ),
-    (["scale", "b", "many"], "'many' is not a number of replicas"),
+    (["scale", "b", "1:"], "'1:' is neither a number of replicas nor a range such as 1:8"),
+    (["scale", "b", "8:1"], "8:1: min 8 is more than max 1"),
+    (["scale", "b", "many"], "'many' is neither a number of replicas nor a range such as 1:8"),
     (["rollout", "hold", "e"], "write muleteer rollout pause|resume|abort ENDPOINT, or ENDPOINT --to BACKEND"),
     (
         ["rollout", "pause", "e", "--to", "b"],
@@ -258,7 +256,7 @@ def test_config_as_json_tells_origins(folder):
     assert found["port"] == (9000, "--port")
     assert found["timeout"] == (0.1, "MULETEER_TIMEOUT")
     assert found["run_dir"] == (str(folder.run_dir.resolve()), "MULETEER_RUN_DIR")
-    assert found["replicas"] == (1, "default")
+    assert found["replicas"] == (None, "default")
     assert all(limit["why"] for limit in shown["limits"])
 
 

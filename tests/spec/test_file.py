@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from muleteer.base.errors import SpecError
 from muleteer.spec.dump import dump
 from muleteer.spec.file import METHODS, load_file, parse_text
-from muleteer.spec.settings import SETTINGS, BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from muleteer.spec.settings import (
+    SETTINGS,
+    BackendSettings,
+    BackendSpec,
+    Declared,
+    EndpointSpec,
+    Replicas,
+    ServerSettings,
+    Slo,
+)
 from muleteer.spec.traffic import Affinity, Override, Shadow
 
 MODEL = "class Model:\n    def predict(self, x): ...\n"
@@ -118,13 +127,38 @@ srver: {}
 
 BAD = {
     "replicas: -1": "backends.b.replicas: -1 is not allowed: at least 0 and at most 1024",
-    "replicas: 1.5": "backends.b.replicas: expected a whole number, not '1.5'",
-    "replicas: '3'": "backends.b.replicas: expected a whole number, not '3'",
-    "replicas: true": "backends.b.replicas: expected a whole number, not 'true'",
-    "replicas: null": "backends.b.replicas: expected a whole number, not nothing",
-    "replicas: [1]": "backends.b.replicas: expected a whole number, not a list",
-    "'replicas': {min: 0, max: 8}": "backends.b.replicas: a range is not supported: give a number of replicas",
-    "slo: {p99: 100ms}": "backends.b.slo: sizing from an objective is not supported: set `replicas`",
+    "replicas: 1.5": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not '1.5'",
+    "replicas: '3'": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not '3'",
+    "replicas: true": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not 'true'",
+    "replicas: [1]": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not a list",
+    "replicas: 2:1": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not '2:1'",
+    "replicas: off": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not 'off'",
+    "replicas: {min: 3, max: 2}": "backends.b.replicas: min 3 is more than max 2",
+    "replicas: {min: 1}": "backends.b.replicas: needs `max`",
+    "replicas: {}": "backends.b.replicas: needs `min` and `max`",
+    "replicas: {min: 1, mx: 2}": "backends.b.replicas.mx: unknown key; did you mean max?",
+    "replicas: {min: 1, max: 2000}": "backends.b.replicas.max: expected a whole number from 0 to 1024, not '2000'",
+    "replicas: {min: true, max: 2}": "backends.b.replicas.min: expected a whole number from 0 to 1024, not 'true'",
+    "slo: 100ms": "backends.b.slo: expected {p99: TIME}, such as {p99: 100ms}, not '100ms'",
+    "slo: p99=100ms": "backends.b.slo: expected {p99: TIME}, such as {p99: 100ms}, not 'p99=100ms'",
+    "slo: {p95: 1s}": "backends.b.slo.p95: unknown key; did you mean p99?",
+    "slo: {}": "backends.b.slo: needs `p99`",
+    "slo: {p99: [1]}": "backends.b.slo.p99: expected a time such as 500ms or 10s, not a list",
+    "slo: {p99: soon}": "backends.b.slo.p99: 'soon' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
+    "slo: {p99: 0}": "backends.b.slo.p99: 0 is not allowed: more than 0 and at most 3600",
+    "batch: lists": "backends.b.batch: 'lists' is not one of auto, off, list, stack; did you mean list?",
+    "batch: true": "backends.b.batch: expected one of auto, off, list, stack, not 'true'",
+    "batch: null": "backends.b.batch: expected one of auto, off, list, stack, not nothing",
+    "batch_max: 0": "backends.b.batch_max: 0 is not allowed: at least 1 and at most 1024",
+    "batch_wait: -1": "backends.b.batch_wait: '-1' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
+    "cpus: 0": "backends.b.cpus: 0 is not allowed: more than 0 and at most 4096",
+    "cpus: two": "backends.b.cpus: expected a number, not 'two'",
+    "cpus: .nan": "backends.b.cpus: '.nan' is not a number",
+    "memory: 0": "backends.b.memory: 0 is not allowed: at least 1",
+    "gpus: -1": "backends.b.gpus: -1 is not allowed: at least 0 and at most 1024",
+    "share: fork": "backends.b.share: 'fork' is not one of none, preload",
+    "weight: 0": "backends.b.weight: 0 is not allowed: more than 0 and at most 1000",
+    "idle: off": "backends.b.idle: 'off' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
     "idempotent: yes": "backends.b.idempotent: expected true or false, not 'yes'",
     "timeout: 0": "backends.b.timeout: 0 is not allowed: more than 0 and at most 3600",
     "timeout: .inf": "backends.b.timeout: '.inf' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
@@ -259,14 +293,22 @@ TOKENS = st.from_regex(r"[a-z0-9!#$%&'*+.^_`|~-]{1,6}", fullmatch=True)
 
 def setting_values(setting):
     low, high = setting.bounds.get("ge", setting.bounds.get("gt", 0)), setting.bounds.get("le", 10**9)
-    if setting.type is bool:
+    if setting.kind == "slo":
+        values = st.builds(Slo, st.floats(1e-6, 3600))
+    elif setting.kind == "devices":
+        values = st.lists(st.integers(0, 15), min_size=1, unique=True).map(lambda ids: ",".join(map(str, ids)))
+    elif setting.type is bool:
         values = st.booleans()
+    elif setting.choices:
+        values = st.sampled_from(setting.choices)
     elif setting.type is str:
         values = st.text(st.characters(codec="utf-8"), min_size=1)
     elif setting.type is int:
         values = st.integers(low, high)
     else:
         values = st.floats(low, high, exclude_min="gt" in setting.bounds, allow_subnormal=False)
+    if setting.kind == "replicas":
+        values |= st.tuples(values, values).map(lambda two: Replicas(min(two), max(two)))
     return st.none() | values if setting.optional else values
 
 

@@ -16,13 +16,14 @@ def test_a_flag_wins_over_the_environment_which_wins_over_the_default():
     found = {name: (each.value, each.origin) for name, each in settings.values.items()}
     assert found["port"] == (9000, "--port")
     assert found["host"] == ("0.0.0.0", "MULETEER_HOST")
-    assert found["replicas"] == (1, "default")
+    assert found["replicas"] == (None, "default")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_all_three_origins(name, tmp_path):
     setting = SETTINGS[name]
-    text = {"run_dir": "/tmp/m", "host": "::1"}.get(name) or ("1" if setting.type is not bool else "yes")
+    special = {"run_dir": "/tmp/m", "host": "::1", "slo": "p99=1s"}
+    text = special.get(name) or next(iter(setting.choices), "yes" if setting.type is bool else "1")
     assert resolve({name: text}, {})[0].values[name].origin == setting.flag
     assert resolve({}, {setting.env: text})[0].values[name].origin == setting.env
     assert resolve({}, {})[0].values[name].origin == "default"

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 
 from muleteer.spec.plan import Change, Plan, diff, render_plan
-from muleteer.spec.settings import SETTINGS, BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from muleteer.spec.settings import (
+    SETTINGS,
+    BackendSettings,
+    BackendSpec,
+    Declared,
+    EndpointSpec,
+    Replicas,
+    ServerSettings,
+)
 from muleteer.spec.traffic import Affinity, Shadow
 from tests.spec.test_file import declarations
 
@@ -152,4 +160,6 @@ def test_no_difference():
 def test_a_reconfigured_backend_keeps_its_replicas():
     """No setting has this cost yet; the words for it are ready."""
     change = Change(kind="change", what="backend", name="b", field="concurrency", before=1, after=2, cost="reconfigure")
-    assert render_plan(Plan((change,), {"b": 3})).startswith("~ backend b: tells 3 replicas, none is restarted\n")
+    assert render_plan(Plan((change,), {"b": (Replicas(3, 3), Replicas(3, 3))})).startswith(
+        "~ backend b: tells 3 replicas, none is restarted\n"
+    )

@@ -54,10 +54,12 @@ def _as_text(resolved: Sequence[Resolved]) -> str:
 def _as_json(resolved: Sequence[Resolved]) -> str:
     import json
 
+    import msgspec
+
     settings = [
         {
             "name": each.setting.name,
-            "value": show_value(each.setting, each.value) if each.setting.secret else each.value,
+            "value": show_value(each.setting, each.value) if each.setting.secret else msgspec.to_builtins(each.value),
             "default": each.setting.default,
             "origin": each.origin,
             "flag": each.setting.flag,

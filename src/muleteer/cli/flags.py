@@ -16,7 +16,7 @@ from muleteer.spec.nearest import did_you_mean
 from muleteer.spec.run_dir import default_run_dir
 
 if TYPE_CHECKING:
-    from muleteer.spec.settings import Setting
+    from muleteer.spec.setting import Setting
 
 SETTING_PREFIX = "setting_"
 SHORT = {"detach": "-d"}
@@ -98,8 +98,12 @@ def given_settings(found: argparse.Namespace) -> dict[str, str]:
 
 def metavar(setting: Setting) -> str:
     """What stands behind the flag in help texts."""
-    by_kind = {"seconds": "TIME", "bytes": "SIZE"}
-    return by_kind.get(setting.kind) or {int: "N", str: setting.name.upper()}[setting.type]
+    by_kind = {"seconds": "TIME", "bytes": "SIZE", "replicas": "N|MIN:MAX", "slo": "p99=TIME"}
+    if setting.kind in by_kind:
+        return by_kind[setting.kind]
+    if setting.choices:
+        return "|".join(("N",) * (setting.type is not str) + setting.choices)
+    return {int: "N", float: "X", str: setting.name.upper()}[setting.type]
 
 
 def _about(setting: Setting) -> str:

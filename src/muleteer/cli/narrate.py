@@ -14,6 +14,7 @@ from muleteer.base.limits import FAILED_STARTS_MAX
 from muleteer.cli.curl import curl_line
 from muleteer.cli.exits import cannot_run, cannot_serve, exit_details, exit_text
 from muleteer.cli.output import Paint, harmless
+from muleteer.spec.forms import describe_replicas
 from muleteer.spec.settings import Declared, EndpointSpec
 from muleteer.supervise import events
 from muleteer.supervise.process import LastExit
@@ -59,7 +60,7 @@ class Narrator:
         self._forgiving = forgiving or declared.server.reload
         self._began = clock.now()
         self._width = max([len("controller"), *(len(each.name) + 2 for each in declared.backends)])
-        self._waiting = {each.name: each.settings.replicas for each in declared.backends}
+        self._waiting = {each.name: each.settings.bounds.min for each in declared.backends}
         self._backend_of: dict[str, str] = {}
         self._settled: set[str] = set()  # replicas that were ready once, or FAILED
         self._infos: dict[str, Mapping[str, object]] = {}  # backend → what its first ready replica said
@@ -77,12 +78,11 @@ class Narrator:
     def banner(self, version: str, run_dir: str, pid: int) -> None:
         """The first lines: who we are and what is declared."""
         self._say(f"{self._paint(f'muleteer {version}', 'bold')}  pid {pid}  run directory {run_dir}")
-        replicas = {each.name: each.settings.replicas for each in self._declared.backends}
+        replicas = {each.name: describe_replicas(each.settings.bounds) for each in self._declared.backends}
         targets = {each.name: each.target for each in self._declared.backends}
         for endpoint in self._declared.endpoints:
             for name in endpoint.traffic:
-                count = f"{replicas[name]} replica{'s' if replicas[name] != 1 else ''}"
-                self._say(f"  {self._url}{endpoint.route}  ←  {targets[name]} ({name}, {count})")
+                self._say(f"  {self._url}{endpoint.route}  ←  {targets[name]} ({name}, {replicas[name]})")
         self._say("")
 
     def serving(self, commands: str) -> None:
@@ -112,7 +112,7 @@ class Narrator:
 
     def unmanned(self) -> set[str]:
         """Backends that want no replica."""
-        return {each.name for each in self._declared.backends if not each.settings.replicas}
+        return {each.name for each in self._declared.backends if not each.settings.bounds.min}
 
     def _line(self, id: str, text: str, colour: str = "") -> None:
         text = harmless(text)

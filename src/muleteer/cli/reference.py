@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from muleteer.base.limits import LIMITS
 from muleteer.spec.load import describe_bounds, show_value
-from muleteer.spec.settings import SETTINGS, Setting
+from muleteer.spec.setting import Setting
+from muleteer.spec.settings import SETTINGS
 
 _HEAD = """\
 # Settings and limits

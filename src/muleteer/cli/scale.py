@@ -11,19 +11,23 @@ from muleteer.client.admin import path_of
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Set the number of replicas of one backend."""
+    """Set how many replicas one backend has, or may have."""
     parser = steering_parser("scale", "Set how many replicas a backend has; those too many finish what they have.")
     parser.add_argument("backend", metavar="BACKEND")
-    parser.add_argument("replicas", metavar="N", help="replicas; 0 stops them all")
+    parser.add_argument(
+        "replicas", metavar="N|MIN:MAX", help="how many, or as many as its load needs; 0 stops them all"
+    )
     found = parser.parse(arguments)
-    body = {"replicas": read_count(found.replicas)}
+    body = {"replicas": read_replicas(found.replicas)}
     return Steering(found).change("PATCH", path_of("backends", found.backend), body, wait=not found.no_wait)
 
 
-def read_count(text: str) -> int:
-    """A number of replicas. Raises UsageError."""
-    if re.fullmatch(r"[0-9]*:[0-9]*", text):
-        raise UsageError(f"{text}: a range is not supported, nothing sizes a backend by its load; give one number")
-    if not re.fullmatch(r"[0-9]{1,6}", text):
-        raise UsageError(f"{text!r} is not a number of replicas")
-    return int(text)
+def read_replicas(text: str) -> int | dict[str, int]:
+    """What `text` declares, as in muleteer.yaml. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,6})(?::([0-9]{1,6}))?", text, re.ASCII)
+    if match is None:
+        raise UsageError(f"{text!r} is neither a number of replicas nor a range such as 1:8")
+    low, high = int(match[1]), int(match[2] or match[1])
+    if low > high:
+        raise UsageError(f"{text}: min {low} is more than max {high}")
+    return low if match[2] is None else {"min": low, "max": high}

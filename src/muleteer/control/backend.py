@@ -76,7 +76,7 @@ class Backend:
         replicas = list(replicas)
         current = [replica for replica in replicas if replica.generation == self.generation]
         ready = sum(replica.state == "ready" for replica in current)
-        if len(current) == len(replicas) and ready >= self.spec.settings.replicas:
+        if len(current) == len(replicas) and ready >= self.spec.settings.bounds.min:
             notice(f"reloaded {self.spec.name} in {now - self.reload.since_s:.1f} s")
             self.reload = None
         elif not self.reload.told_failure and (last_exit := failed_start(current)) is not None:

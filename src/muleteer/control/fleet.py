@@ -126,7 +126,7 @@ class Fleet:
     def plan(self) -> Plan:
         """The next step towards what is wanted."""
         backend = self.backend
-        wanted = Wanted(backend.spec.settings.replicas, backend.generation) if backend is not None else Wanted(0, 0)
+        wanted = Wanted(backend.spec.settings.bounds.min, backend.generation) if backend is not None else Wanted(0, 0)
         return plan(wanted, tuple(self._seen(seen.status) for seen in self._staying()))
 
     def leave(self, id: str, now: float) -> None:
@@ -164,7 +164,7 @@ class Fleet:
         backend = self.backend
         if backend is None:
             return not self.replicas
-        return len(self.replicas) == backend.spec.settings.replicas and all(
+        return len(self.replicas) == backend.spec.settings.bounds.min and all(
             seen.status.state == "ready"
             and seen.status.generation == backend.generation
             and id not in self._leaving
@@ -178,7 +178,7 @@ class Fleet:
         return BackendStatistics(
             name=self.name,
             generation=backend.generation if backend is not None else 0,
-            wanted=backend.spec.settings.replicas if backend is not None else 0,
+            wanted=backend.spec.settings.bounds.min if backend is not None else 0,
             replicas=tuple(
                 ReplicaStatistics(
                     status=seen.status,

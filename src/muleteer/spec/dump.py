@@ -9,7 +9,16 @@ from decimal import Decimal
 from typing import Any
 
 from muleteer.spec.document import resolve_plain
-from muleteer.spec.settings import SETTINGS, BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from muleteer.spec.settings import (
+    SETTINGS,
+    BackendSettings,
+    BackendSpec,
+    Declared,
+    EndpointSpec,
+    Replicas,
+    ServerSettings,
+    Slo,
+)
 from muleteer.spec.traffic import Affinity, Override, Shadow
 from muleteer.spec.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
@@ -50,6 +59,10 @@ def _settings(settings: BackendSettings | ServerSettings) -> dict[str, Any]:
             value = _seconds(value)
         elif setting.kind == "bytes":
             value = _exactly(format_bytes(value), parse_bytes, value) or value
+        elif isinstance(value, Replicas):
+            value = {"min": value.min, "max": value.max}
+        elif isinstance(value, Slo):
+            value = {"p99": _seconds(value.p99)}
         given[name] = value
     return given
 

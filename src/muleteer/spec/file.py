@@ -18,9 +18,8 @@ from typing import Any
 
 from muleteer.base.errors import SpecError, TargetError
 from muleteer.base.limits import YAML_PROBLEMS_MAX
-from muleteer.spec.checks import Checks, join, shown
+from muleteer.spec.checks import join
 from muleteer.spec.document import Mapping, Node, Problem, Scalar, Sequence, Unreadable, read_document
-from muleteer.spec.load import read_value
 from muleteer.spec.names import check_name
 from muleteer.spec.nearest import did_you_mean
 from muleteer.spec.routes import check_route
@@ -31,11 +30,11 @@ from muleteer.spec.settings import (
     Declared,
     EndpointSpec,
     ServerSettings,
-    Setting,
 )
 from muleteer.spec.targets import check_target, parse_target
 from muleteer.spec.traffic import WEIGHT_MAX, Affinity, Override, Shadow
 from muleteer.spec.units import parse_seconds
+from muleteer.spec.values import Values
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 AFFINITY_SOURCES = ("header", "cookie", "json")
@@ -50,8 +49,6 @@ _SECRETS = {
     for name, setting in SETTINGS.items()
     if setting.secret
 }
-_LATER = {"slo": "sizing from an objective is not supported: set `replicas`"}
-"""Keys of the documented shape that this version refuses in words of their own."""
 
 
 def load_file(path: Path) -> Declared:
@@ -103,7 +100,7 @@ def _listed(problems: list[Problem], source: str) -> str:
     return "\n".join(lines)
 
 
-class Reader(Checks):
+class Reader(Values):
     """One pass over the tree. A part that is wrong is noted and left out, and the reading goes on."""
 
     def __init__(
@@ -139,7 +136,7 @@ class Reader(Checks):
 
     def server(self, node: Node) -> dict[str, Any]:
         """The settings of the server that `node` gives."""
-        values = self._settings(self.mapping(node, "server", _SERVER, _SECRETS), _SERVER, "server")
+        values = self.settings(self.mapping(node, "server", _SERVER, _SECRETS), _SERVER, "server")
         for name in ("run_dir", "state_dir"):
             if name in values:
                 values[name] = str(self._base_dir / Path(values[name]).expanduser())
@@ -150,7 +147,7 @@ class Reader(Checks):
     def backend(self, name: str, line: int, node: Node) -> BackendSpec:
         """One backend."""
         path = join("backends", name)
-        given = self.mapping(node, path, ("model", "base_dir", *_BACKEND), _LATER)
+        given = self.mapping(node, path, ("model", "base_dir", *_BACKEND))
         base_dir = self._base_dir
         if "base_dir" in given:
             base_dir /= self.text(given["base_dir"][1], f"{path}.base_dir") or "."
@@ -161,7 +158,7 @@ class Reader(Checks):
                 self.attempt(given["model"][1].line, f"{path}.model", lambda: self._check(target, base_dir))
         elif isinstance(node, Mapping):
             self.note(line, path, "needs a `model`: file.py:Name or package.module:Name")
-        settings = BackendSettings(**self._settings(given, _BACKEND, path))
+        settings = BackendSettings(**self.settings(given, _BACKEND, path))
         return BackendSpec(name=name, target=target, base_dir=str(base_dir), settings=settings)
 
     def endpoint(self, name: str, line: int, node: Node) -> EndpointSpec:
@@ -270,16 +267,6 @@ class Reader(Checks):
         cookie = self.checked(given, "cookie", path, _check_field_name)
         return Override(header=header or None, cookie=cookie or None)
 
-    def _settings(self, given: dict[str, tuple[int, Node]], known: dict[str, Setting], path: str) -> dict[str, Any]:
-        values = {}
-        for key, (_, node) in given.items():
-            if key in known:
-                setting = known[key]
-                found = self.attempt(node.line, join(path, key), lambda: [_setting_value(setting, node)])  # noqa: B023  called at once
-                if found is not None:
-                    values[key] = found[0]
-        return values
-
     def _named(self, top: dict[str, tuple[int, Node]], key: str) -> Iterable[tuple[str, int, Node]]:
         """Name, line and node of each entry of `backends` or `endpoints` whose name may be one."""
         node = top[key][1] if key in top else Mapping(1, {})
@@ -306,28 +293,6 @@ class Reader(Checks):
                 self._targets[target, base_dir] = str(error)
         if wrong := self._targets[target, base_dir]:
             raise ValueError(wrong)
-
-
-def _setting_value(setting: Setting, node: Node) -> Any:
-    """The value of one setting. Raises ValueError."""
-    if isinstance(node, Mapping) and setting.name == "replicas":
-        raise ValueError("a range is not supported: give a number of replicas")
-    value = node.value if isinstance(node, Scalar) else None
-    if not isinstance(node, Scalar) or (value is None and not setting.optional):
-        raise ValueError(f"expected {describe_type(setting)}, not {shown(node)}")
-    if value is None:
-        return None
-    wanted: tuple[type, ...] = (str, int, float) if setting.kind else (setting.type,)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and setting.type is not bool):
-        raise ValueError(f"expected {describe_type(setting)}, not {shown(node)}")
-    return read_value(setting, node.text)
-
-
-def describe_type(setting: Setting) -> str:
-    """What may be written, e.g. `a time such as 500ms or 10s`."""
-    by_kind = {"seconds": "a time such as 500ms or 10s", "bytes": "a size such as 64MiB"}
-    by_type = {int: "a whole number", bool: "true or false", str: "text"}
-    return by_kind.get(setting.kind) or by_type[setting.type]
 
 
 def _check_field_name(name: str) -> str:

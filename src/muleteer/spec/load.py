@@ -6,21 +6,26 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from muleteer.base.errors import SpecError
+from muleteer.spec.forms import format_replicas, format_slo, parse_devices, parse_replicas, parse_slo
 from muleteer.spec.nearest import did_you_mean
 from muleteer.spec.run_dir import complete_run_dir, default_run_dir, default_state_dir
-from muleteer.spec.settings import SETTINGS, BackendSettings, ServerSettings, Setting
+from muleteer.spec.setting import Setting
+from muleteer.spec.settings import SETTINGS, BackendSettings, ServerSettings
 from muleteer.spec.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 PREFIX = "MULETEER_"
 _COMPARE = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_DECIMAL = re.compile(r"-?(\.[0-9]{1,400}|[0-9]{1,18}(\.[0-9]{0,400})?)([eE][-+]?[0-9]{1,3})?", re.ASCII)
+UNSET = {"off": ("off", "none"), "none": ("off", "none"), "auto": ("auto",)}  # the word for None → what may be written
+_FORMS: dict[str, Callable[[str], Any]] = {"replicas": parse_replicas, "slo": parse_slo, "devices": parse_devices}
 _PRINTABLE = re.compile(r"[!-~]+")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -81,30 +86,26 @@ def resolve(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Setti
 
 def read_value(setting: Setting, text: str) -> Any:
     """The value that `text` stands for. Raises ValueError that says what may be written."""
-    if setting.optional and text.lower() in ("none", "off"):
+    if setting.optional and text.lower() in UNSET[setting.unset]:
         return None
+    if text in setting.choices:
+        return text
+    if setting.kind in _FORMS:
+        return _FORMS[setting.kind](text)
     if setting.type is bool:
         return _parse_bool(text)
     if setting.type is str:
         return _check_text(setting, text)
-    value: float
-    if setting.kind == "seconds":
-        value = parse_seconds(text)
-    elif setting.kind == "bytes":
-        value = parse_bytes(text)
-    elif _INTEGER.fullmatch(text):
-        value = int(text)
-    else:
-        raise ValueError(f"{text!r} is not a whole number")
+    value = _parse_number(setting, text)
     if not all(_COMPARE[key](value, bound) for key, bound in setting.bounds.items()):
         raise ValueError(f"{text} is not allowed: {describe_bounds(setting)}")
     return value
 
 
 def show_value(setting: Setting, value: Any) -> str:
-    """`value` as one would write it: `64MiB`, `30s`, `on`."""
+    """`value` as one would write it: `64MiB`, `30s`, `on`, `0:8`."""
     if value is None:
-        return "off"
+        return setting.unset
     if setting.secret:
         return "***"
     if setting.type is bool:
@@ -113,7 +114,11 @@ def show_value(setting: Setting, value: Any) -> str:
         return format_seconds(value)
     if setting.kind == "bytes":
         return format_bytes(value)
-    return str(value)
+    if setting.kind == "replicas":
+        return format_replicas(value)
+    if setting.kind == "slo":
+        return format_slo(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def describe_bounds(setting: Setting) -> str:
@@ -123,7 +128,24 @@ def describe_bounds(setting: Setting) -> str:
     return f"{bounds} characters" if "min_length" in setting.bounds else bounds
 
 
+def _parse_number(setting: Setting, text: str) -> float:
+    if setting.kind == "seconds":
+        return parse_seconds(text)
+    if setting.kind == "bytes":
+        return parse_bytes(text)
+    if setting.type is float:
+        if not _DECIMAL.fullmatch(text):
+            raise ValueError(f"{text!r} is not a number")
+        return float(text)
+    if not _INTEGER.fullmatch(text):
+        words = "".join(f", nor {choice}" for choice in setting.choices)
+        raise ValueError(f"{text!r} is not a whole number{words}")
+    return int(text)
+
+
 def _check_text(setting: Setting, text: str) -> str:
+    if setting.choices:
+        raise ValueError(f"{text!r} is not one of {', '.join(setting.choices)}{did_you_mean(text, setting.choices)}")
     if not text:
         raise ValueError("must not be empty")
     if not setting.bounds.get("min_length", 0) <= len(text) <= setting.bounds.get("max_length", len(text)):

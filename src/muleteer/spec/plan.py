@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from muleteer.spec.forms import describe_replicas, format_replicas
 from muleteer.spec.load import show_value
-from muleteer.spec.settings import SETTINGS, BackendSpec, Cost, Declared, EndpointSpec
+from muleteer.spec.setting import Cost
+from muleteer.spec.settings import SETTINGS, BackendSettings, BackendSpec, Declared, EndpointSpec, Replicas, Slo
 from muleteer.spec.units import format_seconds
 
 Kind = Literal["add", "change", "remove"]
@@ -24,7 +26,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         name: of the backend or endpoint; empty for the server.
         field: what changes; empty when the whole thing is added or removed.
         before, after: as JSON values: the field's, or the whole thing's; None where there is none.
-        cost: what the change asks of what runs (`spec.settings.Cost`); adding and removing touch nothing else: live.
+        cost: what the change asks of what runs (`spec.setting.Cost`); adding and removing touch nothing else: live.
     """
 
     kind: Kind
@@ -39,11 +41,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True):
     """All changes, in the order in which they are safe: what is newly needed first, what is no longer needed last.
 
-    `replicas`: of each changed backend, before.
+    `replicas`: of each changed backend, how many there may be before and after.
     """
 
     changes: tuple[Change, ...] = ()
-    replicas: dict[str, int] = {}
+    replicas: dict[str, tuple[Replicas, Replicas]] = {}
 
     def of(self, what: What, kind: Kind) -> Iterator[Change]:
         """The changes of one kind to one sort of thing."""
@@ -73,7 +75,10 @@ def diff(before: Declared, after: Declared) -> Plan:
         *server,
     ]
     changed = {change.name for change in backends if change.kind == "change"}
-    return Plan(tuple(changes), {name: old_backends[name].settings.replicas for name in sorted(changed)})
+    replicas = {
+        name: (old_backends[name].settings.bounds, new_backends[name].settings.bounds) for name in sorted(changed)
+    }
+    return Plan(tuple(changes), replicas)
 
 
 def _changes(
@@ -140,46 +145,73 @@ def render_plan(plan: Plan) -> str:
                 seen.add((change.what, change.name))
                 same = [other for other in plan.of(change.what, "change") if other.name == change.name]
                 lines.append(f"~ {title}: {_effect(same, plan)}")
-            lines.append(f"    {change.field}: {_shown(change, change.before)} → {_shown(change, change.after)}")
+            lines.append(f"    {change.field}: {_move(change, plan)}")
     return "\n".join(lines)
 
 
 def _added(change: Change) -> str:
     if change.what == "backend":
-        return f"{change.after['target']}, starts {_replicas(change.after['settings']['replicas'])}"
+        return f"{change.after['target']}, {_started(_bounds(change.after))}"
     return f"{change.after['route']} → {_weights(change.after['traffic'])}"
 
 
 def _removed(change: Change) -> str:
     if change.what == "backend":
-        return f"finishes its requests, then stops {_replicas(change.before['settings']['replicas'])}"
+        return f"finishes its requests, then stops {_running(_bounds(change.before))}"
     return f"{change.before['route']} answers 404"
+
+
+def _bounds(backend: dict[str, Any]) -> Replicas:
+    """How many replicas there may be of a backend that was made JSON."""
+    settings = backend["settings"]
+    return msgspec.convert({name: settings.get(name) for name in ("replicas", "slo")}, BackendSettings).bounds
 
 
 def _effect(changes: list[Change], plan: Plan) -> str:
     """What the changes of one thing do together: several reasons to replace replicas replace them once."""
     costs = {change.cost for change in changes}
     effects = []
+    before, after = plan.replicas.get(changes[0].name, (Replicas(0, 0), Replicas(0, 0)))
     if "replace" in costs:
-        effects.append(f"replaces {_replicas(plan.replicas[changes[0].name])} one by one, no request lost")
+        effects.append(f"replaces {_running(before)} one by one, no request lost")
     elif "reconfigure" in costs:
-        effects.append(f"tells {_replicas(plan.replicas[changes[0].name])}, none is restarted")
-    for change in changes:
-        if change.field == "replicas":
-            more = change.after - change.before
-            effects.append(f"starts {more} more" if more > 0 else f"finishes the requests of {-more} and stops them")
+        effects.append(f"tells {_running(before)}, none is restarted")
+    if before != after:
+        effects.append(_resized(before, after))
     if "restart" in costs:
         effects.append("takes effect when the server is started again")
     return ", ".join(effects) or "at once, no request lost"
 
 
-def _replicas(count: int) -> str:
-    return "1 replica" if count == 1 else f"{count} replicas"
+def _resized(before: Replicas, after: Replicas) -> str:
+    if after.min != after.max:
+        return f"{describe_replicas(after)}, as many as its load needs"
+    if before.min != before.max:
+        return f"{describe_replicas(after)}, whatever its load"
+    more = after.min - before.min
+    return f"starts {more} more" if more > 0 else f"finishes the requests of {-more} and stops them"
+
+
+def _started(bounds: Replicas) -> str:
+    more = ", as many as its load needs" if bounds.min != bounds.max else ""
+    return f"starts {describe_replicas(bounds)}{more}"
+
+
+def _running(bounds: Replicas) -> str:
+    return describe_replicas(bounds) if bounds.min == bounds.max else "its replicas"
+
+
+def _move(change: Change, plan: Plan) -> str:
+    """`1 → 2`. Replicas that were left open are shown as what that means."""
+    if change.what == "backend" and change.field == "replicas":
+        old, new = map(format_replicas, plan.replicas[change.name])
+        return f"{old} → {new}"
+    return f"{_shown(change, change.before)} → {_shown(change, change.after)}"
 
 
 def _shown(change: Change, value: Any) -> str:
     if change.what != "endpoint" and change.field in SETTINGS:
-        return show_value(SETTINGS[change.field], value)
+        return show_value(SETTINGS[change.field], _value(change.field, value))
     if change.field == "traffic":
         return _weights(value)
     if value is None:
@@ -189,6 +221,11 @@ def _shown(change: Change, value: Any) -> str:
     if isinstance(value, dict):  # affinity, shadow, override
         return ", ".join(f"{key} {_plain(part)}" for key, part in value.items() if part is not None)
     return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _value(field: str, value: Any) -> Any:
+    """The value of a setting that was made JSON."""
+    return msgspec.convert(value, Slo) if field == "slo" and value is not None else value
 
 
 def _weights(traffic: dict[str, float]) -> str:

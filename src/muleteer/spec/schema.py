@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from muleteer.base.limits import REPLICAS_MAX
 from muleteer.spec.file import AFFINITY_SOURCES, FIELD_NAME_PATTERN, METHODS
+from muleteer.spec.forms import SLO_S_MAX
+from muleteer.spec.load import UNSET
 from muleteer.spec.names import NAME_PATTERN
 from muleteer.spec.routes import ROUTE_PATTERN
-from muleteer.spec.settings import SETTINGS, Setting
+from muleteer.spec.setting import Setting
+from muleteer.spec.settings import SETTINGS
 from muleteer.spec.traffic import WEIGHT_MAX
 
 _SECONDS = r"^\s*[0-9]+(\.[0-9]+)?\s*(us|ms|s|m|min|h)?\s*$"
@@ -61,17 +65,34 @@ def _settings(scope: str) -> dict[str, Any]:
 
 def _setting(setting: Setting) -> dict[str, Any]:
     kinds: dict[type, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
-    number: dict[str, Any] = {"type": kinds[setting.type]}
-    number |= {_BOUNDS[key]: bound for key, bound in setting.bounds.items()}
-    if setting.type is str:
-        number["minLength"] = 1
-    choices = [number]
+    choices: list[dict[str, Any]] = []
+    if setting.kind != "slo" and not (setting.choices and setting.type is str):
+        plain: dict[str, Any] = {"type": kinds[setting.type]}
+        plain |= {_BOUNDS[key]: bound for key, bound in setting.bounds.items()}
+        choices.append(plain | ({"minLength": 1} if setting.type is str else {}))
     if setting.kind:
-        choices.append({"type": "string", "pattern": _SECONDS if setting.kind == "seconds" else _BYTES})
+        choices.append(_forms(setting.kind))
+    words: list[str | None] = list(setting.choices)
     if setting.optional:
-        choices.append({"enum": [None, "off", "none"]})
-    shape = {"anyOf": choices} if len(choices) > 1 else number
+        words += [None, *UNSET[setting.unset]]
+    if words:
+        choices.append({"enum": words})
+    shape = {"anyOf": choices} if len(choices) > 1 else choices[0]
     return {"description": f"{setting.description} ({setting.why})", "default": setting.default, **shape}
+
+
+def _forms(kind: str) -> dict[str, Any]:
+    """What may stand in place of a plain number."""
+    seconds = {"type": "string", "pattern": _SECONDS}
+    if kind == "replicas":
+        count = {"type": "integer", "minimum": 0, "maximum": REPLICAS_MAX}
+        return _object({"min": count, "max": count}, required=["min", "max"])
+    if kind == "slo":
+        number = {"type": "number", "exclusiveMinimum": 0, "maximum": SLO_S_MAX}
+        return _object({"p99": {"anyOf": [number, seconds]}}, required=["p99"])
+    if kind == "devices":
+        return {"type": "integer", "minimum": 0}
+    return seconds if kind == "seconds" else {"type": "string", "pattern": _BYTES}
 
 
 def _endpoint() -> dict[str, Any]:

@@ -1,44 +1,70 @@
 """Every setting a user may choose: one declaration each. Flags, environment names, `muleteer config`, the JSON Schema
 and the table in docs/settings.md are derived from these two types; nothing is spelled a second time.
 
-Sizes are bytes, times are seconds, as numbers; text forms (`100ms`, `64MiB`) are read by `spec.units`.
+Sizes are bytes, times are seconds, as numbers; text forms (`100ms`, `64MiB`, `0:8`) are read by `spec.load`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from muleteer.base.limits import REPLICAS_MAX
+from muleteer.spec.setting import Setting, read_settings
+from muleteer.spec.setting import about as _about
 from muleteer.spec.traffic import Affinity, Override, Shadow
 
-Cost = Literal["live", "reconfigure", "replace", "restart"]
-"""What changing a setting costs: nothing · a message to running replicas · new replicas (surge) · a new server."""
-
 MIB = 1024 * 1024
-_BOUNDS = ("ge", "gt", "le", "min_length", "max_length")
 
 
-def _about(description: str, *, why: str, cost: Cost, kind: str = "", secret: bool = False, **bounds: Any) -> Meta:
-    extra = {"why": why, "cost": cost, "kind": kind, "secret": secret}
-    return Meta(description=description, extra=extra, **bounds)
+class Replicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many replicas there may be; how many there are now is found by their load.
+
+    Raises:
+        ValueError: `min` is more than `max`.
+    """
+
+    min: Annotated[int, Meta(ge=0, le=REPLICAS_MAX)]
+    max: Annotated[int, Meta(ge=0, le=REPLICAS_MAX)]
+
+    def __post_init__(self) -> None:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+
+
+class Slo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What callers may count on. `p99`: 99 % of the calls are answered within so many seconds, waiting included."""
+
+    p99: Annotated[float, Meta(gt=0, le=3600)]
 
 
 class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How one model is run. `kind` in the metadata says how text is read: `seconds`, `bytes` or plain."""
+    """How one model is run."""
 
     replicas: Annotated[
-        int,
+        Annotated[int, Meta(ge=0, le=REPLICAS_MAX)] | Replicas | None,
         _about(
-            "processes, each with one copy of the model; with 0 its calls are refused",
-            why="one works everywhere; scale when measured",
+            "processes, each with one copy of the model: a number (with 0 its calls are refused), or MIN:MAX, as many "
+            "as its load needs (with MIN 0 it sleeps while nobody calls)",
+            why="1, which works everywhere; with an slo as many as that needs, 1:1024",
             cost="live",
-            ge=0,
-            le=1024,
+            kind="replicas",
+            unset="auto",
         ),
-    ] = 1
+    ] = None
+    slo: Annotated[
+        Slo | None,
+        _about(
+            "response time to keep: 99 % of the calls within p99, waiting included; sizes batches, and replicas if "
+            "they may vary",
+            why="only the user knows what callers bear",
+            cost="live",
+            kind="slo",
+            unset="none",
+        ),
+    ] = None
     concurrency: Annotated[
         int,
         _about(
@@ -108,6 +134,108 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             le=86400,
         ),
     ] = 300.0
+    batch: Annotated[
+        Literal["auto", "off", "list", "stack"],
+        _about(
+            "calls answered together: auto by predict_batch if the model has it, list by a predict that takes a list "
+            "of inputs, stack by one that takes them stacked along a new first axis (numpy), off one by one",
+            why="a class that has predict_batch means it to be used",
+            cost="replace",
+        ),
+    ] = "auto"
+    batch_max: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None,
+        _about(
+            "most calls in one batch, if bytes and deadlines allow them",
+            why="found by measuring",
+            cost="live",
+            unset="auto",
+        ),
+    ] = None
+    batch_wait: Annotated[
+        float,
+        _about(
+            "time a call may wait for others to share its batch",
+            why="0: a busy replica lets calls gather anyway, an idle one should start",
+            cost="live",
+            kind="seconds",
+            ge=0,
+            le=60,
+        ),
+    ] = 0.0
+    cpus: Annotated[
+        Annotated[float, Meta(gt=0, le=4096)] | None,
+        _about(
+            "cores of one replica: reserved, and the threads of its numeric libraries",
+            why="as measured; until then its share of the machine",
+            cost="replace",
+            unset="auto",
+        ),
+    ] = None
+    memory: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _about(
+            "memory reserved for one replica until it was measured",
+            why="what its model needed before, else a cautious guess",
+            cost="live",
+            kind="bytes",
+            unset="auto",
+        ),
+    ] = None
+    gpus: Annotated[
+        float,
+        _about(
+            "GPUs of one replica: a whole number, or a part of one below 1",
+            why="most models need none",
+            cost="replace",
+            ge=0,
+            le=1024,
+        ),
+    ] = 0.0
+    share: Annotated[
+        Literal["none", "preload"],
+        _about(
+            "preload: replicas are forked from a process that has imported the model's modules, and share that memory",
+            why="not every library survives a fork",
+            cost="replace",
+        ),
+    ] = "none"
+    weight: Annotated[
+        float,
+        _about(
+            "share of the machine in proportion to that of others, when not all fits",
+            why="all backends are alike until somebody says otherwise",
+            cost="live",
+            gt=0,
+            le=1000,
+        ),
+    ] = 1.0
+    idle: Annotated[
+        Annotated[float, Meta(ge=0, le=604800)] | None,
+        _about(
+            "how long the last replica is kept without calls before the backend sleeps, where 0 replicas are allowed",
+            why="derived from what a start costs its callers",
+            cost="live",
+            kind="seconds",
+            unset="auto",
+        ),
+    ] = None
+
+    @property
+    def bounds(self) -> Replicas:
+        """How many replicas there may be, whatever form that was declared in. A fixed number is both bounds."""
+        match self.replicas:
+            case None:
+                return Replicas(1, 1 if self.slo is None else REPLICAS_MAX)
+            case Replicas():
+                return self.replicas
+        return Replicas(self.replicas, self.replicas)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of replicas may vary."""
+        bounds = self.bounds
+        return bounds.min != bounds.max
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -188,63 +316,61 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         bool,
         _about("replace replicas when a source file of their model changes", why="for development", cost="live"),
     ] = False
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """One setting, read off its declaration.
-
-    Attributes:
-        optional: None is a value.
-        bounds: any of `ge`, `gt`, `le`, and of a text `min_length`, `max_length`.
-        secret: never shown, stored or read from a file.
-    """
-
-    name: str
-    scope: Literal["backend", "server"]
-    type: type
-    optional: bool
-    default: Any
-    description: str
-    why: str
-    cost: Cost
-    kind: str
-    bounds: dict[str, float]
-    secret: bool = False
-
-    @property
-    def flag(self) -> str:
-        """`--max-body`."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def env(self) -> str:
-        """`MULETEER_MAX_BODY`."""
-        return "MULETEER_" + self.name.upper()
-
-
-def _settings(scope: Literal["backend", "server"], struct: type[msgspec.Struct]) -> Iterator[Setting]:
-    hints = get_type_hints(struct, include_extras=True)
-    for field in msgspec.structs.fields(struct):
-        base, meta = get_args(hints[field.name])
-        optional = type(None) in get_args(base)
-        bounded = meta
-        if optional:  # msgspec wants bounds of a union at its member
-            base = next(member for member in get_args(base) if member is not type(None))
-            base, bounded = get_args(base)
-        yield Setting(
-            name=field.name,
-            scope=scope,
-            type=base,
-            optional=optional,
-            default=field.default,
-            description=meta.description,
-            bounds={key: getattr(bounded, key) for key in _BOUNDS if getattr(bounded, key) is not None},
-            **meta.extra,
-        )
+    cpu_budget: Annotated[
+        Annotated[float, Meta(gt=0, le=65536)] | None,
+        _about(
+            "cores that all replicas may use together",
+            why="those of the machine, or of its container",
+            cost="restart",
+            unset="auto",
+        ),
+    ] = None
+    memory_budget: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        _about(
+            "memory that all replicas may use together",
+            why="what the machine, or its container, has left",
+            cost="restart",
+            kind="bytes",
+            unset="auto",
+        ),
+    ] = None
+    gpu_devices: Annotated[
+        str | None,
+        _about(
+            "GPUs that replicas may use, by number, as 0,1",
+            why="those of the machine",
+            cost="restart",
+            kind="devices",
+            unset="auto",
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["local", "ray"],
+        _about("where replicas live: local processes, or actors of a Ray cluster", why="one machine", cost="restart"),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        _about(
+            "of the Ray cluster, with engine ray",
+            why="as Ray finds one: RAY_ADDRESS, one on this machine, else it starts one",
+            cost="restart",
+            unset="auto",
+        ),
+    ] = None
+    gateways: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | Literal["every_node"],
+        _about(
+            "processes that answer HTTP; every_node: one on each node of a Ray cluster",
+            why="the model is slower than HTTP, nearly always",
+            cost="restart",
+        ),
+    ] = 1
 
 
 SETTINGS: dict[str, Setting] = {
-    setting.name: setting for setting in (*_settings("backend", BackendSettings), *_settings("server", ServerSettings))
+    setting.name: setting
+    for setting in (*read_settings("backend", BackendSettings), *read_settings("server", ServerSettings))
 }
 
 

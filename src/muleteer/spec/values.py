@@ -1,0 +1,113 @@
+"""Values of settings as nodes of a document, in the forms that `muleteer.yaml` has. Must not know which setting belongs
+where.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muleteer.spec.checks import Checks, join, shown
+from muleteer.spec.document import Mapping, Node, Scalar
+from muleteer.spec.forms import make_range, make_slo
+from muleteer.spec.load import UNSET, read_value
+from muleteer.spec.setting import Setting
+
+_MAPPINGS = {"replicas": ("min", "max"), "slo": ("p99",)}
+"""Kinds of settings that may, or must, be mappings, and their keys."""
+
+
+class Values(Checks):
+    """Reads settings; what is wrong with one is noted, and it is left out."""
+
+    def settings(self, given: dict[str, tuple[int, Node]], known: dict[str, Setting], path: str) -> dict[str, Any]:
+        """The values of those keys of `given` that are known settings."""
+        values = {}
+        for key, (_, node) in given.items():
+            if key not in known:
+                continue
+            setting, at = known[key], join(path, key)
+            if isinstance(node, Mapping) and setting.kind in _MAPPINGS:
+                found = self._structure(setting, node, at)
+            else:
+                found = self.attempt(node.line, at, lambda: [_scalar(setting, node)])  # noqa: B023  called at once
+            if found is not None:
+                values[key] = found[0]
+        return values
+
+    def _structure(self, setting: Setting, node: Mapping, path: str) -> list[Any] | None:
+        """In a list, as None is a value."""
+        keys = _MAPPINGS[setting.kind]
+        before = len(self.problems)
+        given = self.mapping(node, path, keys)
+        missing = [f"`{key}`" for key in keys if key not in node.entries]
+        if missing and len(self.problems) == before:  # else it was mistyped
+            self.note(node.line, path, f"needs {' and '.join(missing)}")
+        if len(self.problems) > before:
+            return None
+        if setting.kind == "slo":
+            time = self._time(given["p99"][1], f"{path}.p99")
+            slo = self.attempt(node.line, f"{path}.p99", lambda: make_slo(time)) if time else None
+            return [slo] if slo is not None else None
+        low, high = (self._count(given[key][1], f"{path}.{key}", setting.bounds["le"]) for key in keys)
+        if low is None or high is None:
+            return None
+        range_ = self.attempt(node.line, path, lambda: make_range(low, high))
+        return [range_] if range_ is not None else None
+
+    def _time(self, node: Node, path: str) -> str:
+        if isinstance(node, Scalar) and isinstance(node.value, str | int | float) and not isinstance(node.value, bool):
+            return node.text
+        self.expected(node, path, "a time such as 500ms or 10s")
+        return ""
+
+    def _count(self, node: Node, path: str, most: float) -> int | None:
+        value = node.value if isinstance(node, Scalar) else None
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
+            return value
+        self.expected(node, path, f"a whole number from 0 to {most:g}")
+        return None
+
+
+def describe_type(setting: Setting) -> str:
+    """What may be written, e.g. `a time such as 500ms or 10s`."""
+    by_kind = {
+        "seconds": "a time such as 500ms or 10s",
+        "bytes": "a size such as 64MiB",
+        "replicas": "a whole number or {min: 1, max: 8}",
+        "slo": "{p99: TIME}, such as {p99: 100ms}",
+        "devices": "numbers of GPUs such as 0,1",
+    }
+    by_type = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if setting.kind in by_kind:
+        return by_kind[setting.kind]
+    words = ", ".join(setting.choices)
+    if not words:
+        return by_type[setting.type]
+    return f"one of {words}" if setting.type is str else f"{by_type[setting.type]} or {words}"
+
+
+def _scalar(setting: Setting, node: Node) -> Any:
+    """The value of one setting. Raises ValueError."""
+    value = node.value if isinstance(node, Scalar) else None
+    wrong = ValueError(f"expected {describe_type(setting)}, not {shown(node)}")
+    if not isinstance(node, Scalar) or (value is None and not setting.optional):
+        raise wrong
+    if value is None:
+        return None
+    if setting.optional and value in UNSET[setting.unset]:
+        return None
+    if setting.choices and isinstance(value, str):
+        return read_value(setting, value)
+    if setting.kind == "slo" or isinstance(value, bool) is not (setting.type is bool):
+        raise wrong
+    if not isinstance(value, _WRITTEN_AS.get(setting.kind) or _TYPES[setting.type]):
+        raise wrong
+    return read_value(setting, node.text)
+
+
+_WRITTEN_AS: dict[str, tuple[type, ...]] = {
+    "seconds": (str, int, float),
+    "bytes": (str, int, float),
+    "devices": (str, int),
+}
+_TYPES: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
