@@ -1,0 +1,79 @@
+"""The 45 language models: what each says, that the router knows them all, and that the file declares them."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from muleteer.spec.file import load_file
+
+FOLDER = Path(__file__).parents[2] / "examples" / "languages"
+SENTENCES = [line.split("\t") for line in (FOLDER / "sentences.tsv").read_text().splitlines()]
+TRANSLATED = {"en": "en-pt", "pt": "pt-en"}
+
+pytest.importorskip("uroman")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """`models(TARGET)` → the module and class that a replica would load; modules are forgotten in the end."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+
+    def load(target):
+        file, _, name = target.partition(":")
+        return getattr(importlib.import_module(file.removesuffix(".py")), name)
+
+    yield load
+    sys.path.remove(str(FOLDER))
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and FOLDER in Path(sys.modules[name].__file__).parents:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def declared():
+    return load_file(FOLDER / "muleteer.yaml")
+
+
+@pytest.fixture(scope="module")
+def uroman(models):
+    """Its tables, read once: each replica reads them for itself, in seconds."""
+    return models("uroman_languages.py:Armenian")().uroman
+
+
+@pytest.mark.parametrize("line", SENTENCES, ids=[line[0] for line in SENTENCES])
+def test_what_each_model_makes_of_a_sentence(declared, models, uroman, line):
+    language, text, expected = line
+    name = TRANSLATED.get(language, language)
+    (target,) = (backend.target for backend in declared.backends if backend.name == name)
+    cls = models(target)
+    if target.startswith("uroman"):
+        model = cls.__new__(cls)
+        model.uroman = uroman
+    else:
+        model = cls()
+    assert model.predict(text) == expected
+    assert model.predict("") == ""
+    if hasattr(model, "close"):
+        model.close()
+
+
+def test_the_router_knows_every_sentence(models):
+    router = models("router.py:Router")()
+    assert [router.predict(text) for _, text, _ in SENTENCES] == [language for language, *_ in SENTENCES]
+
+
+def test_what_the_router_answers_has_an_endpoint(declared, models):
+    languages = models("router.py:LANGUAGES")
+    routes = {f"/translate/{TRANSLATED[language]}" if language in TRANSLATED else f"/romanise/{language}"
+              for language in languages}  # fmt: skip
+    assert {endpoint.route for endpoint in declared.endpoints} == {*routes, "/detect"}
+    assert len(declared.backends) == len(routes) + 1 == 45
+    assert sorted(languages) == sorted(language for language, *_ in SENTENCES)
+
+
+def test_all_may_sleep_and_some_may_run(declared):
+    assert {(backend.settings.bounds.min, backend.settings.bounds.max) for backend in declared.backends} == {(0, 2)}
+    assert declared.server.memory_budget
