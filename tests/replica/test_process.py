@@ -53,7 +53,7 @@ def test_ready_and_call(start):
     link = Link(replica.address)
     told = link.greet()
     assert 0 <= told.pop("warm_up_us") < 1_000_000
-    assert told == {"backend": "m", "replica": "m-0", "pid": replica.pid, "concurrency": 1}
+    assert told == {"backend": "m", "replica": "m-0", "pid": replica.pid, "concurrency": 1, "batch": False}
     assert link.ask({"text": "ab", "times": 2}) == ("abab", None)
     assert link.ask("bare") == ("bare", None)
     stages = [message["stage"] for message in replica.messages if message["type"] == "stage"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from muleteer.base.errors import WireError
-from muleteer.replica.answer import Answer
+from muleteer.replica.answer import Answer, Call
 from muleteer.replica.session import Ready, Session
 from muleteer.wire.connection import Connection, Role
 from muleteer.wire.frames import FrameType, join_payload, split_payload
@@ -54,13 +54,21 @@ def reply(body=b"1"):
     return Answer(FrameType.REPLY, join_payload(b"", body), 7)
 
 
+def ids(calls):
+    return [call.id for call in calls]
+
+
+def settle(session, id, answer):
+    session.settle([Call(id, "r", b"", 0.0)], [answer])
+
+
 @pytest.fixture(params=[0, 1, 5], ids=["whole", "bytes", "fives"])
 def link(request):
     pair = Pair(request.param)
     pair.send(FrameType.HELLO, payload=b'{"protocol":1,"gateway":"gateway-0"}')
     pair.deliver()
     (ready,) = pair.frames()
-    told = {"backend": "lr:v1", "replica": "lr:v1-0", "pid": 42, "concurrency": 1, "warm_up_us": 730}
+    told = {"backend": "lr:v1", "replica": "lr:v1-0", "pid": 42, "concurrency": 1, "warm_up_us": 730, "batch": False}
     assert json.loads(ready.payload) == told
     return pair
 
@@ -69,12 +77,12 @@ def test_calls_are_answered_in_order(link):
     link.call(1, body=b"one", meta=b'{"id":"abc","later":"field"}')
     link.call(2, meta=b"")
     link.deliver()
-    first = link.session.next_call(0.0)
+    (first,) = link.session.next_batch(0.0)
     assert (first.id, first.request_id, first.body, first.expires_s) == (1, "abc", b"one", 1.0)
-    assert link.session.next_call(0.0).id == 2
-    assert link.session.next_call(0.0) is None
-    link.session.settle(1, reply(b"yes"))
-    link.session.settle(2, Answer(FrameType.ERROR, b'{"code":"model_error","error":"x"}', 9))
+    assert ids(link.session.next_batch(0.0)) == [2]
+    assert link.session.next_batch(0.0) == []
+    settle(link.session, 1, reply(b"yes"))
+    settle(link.session, 2, Answer(FrameType.ERROR, b'{"code":"model_error","error":"x"}', 9))
     first, second = link.frames()
     assert (first.id, first.budget, split_payload(first.payload)) == (1, 7, (b"", b"yes"))
     assert (second.type, second.id, second.budget) == (FrameType.ERROR, 2, 9)
@@ -86,7 +94,7 @@ def test_expired_calls_are_refused_when_their_turn_comes(link):
     link.call(2, budget=0)
     link.call(3, budget=5000)
     link.deliver(now=100.0)
-    assert link.session.next_call(100.02).id == 3
+    assert ids(link.session.next_batch(100.02)) == [3]
     assert link.outcomes() == {1: "expired_in_queue", 2: "expired_in_queue"}
 
 
@@ -94,14 +102,14 @@ def test_cancel(link):
     link.call(1)
     link.call(2)
     link.deliver()
-    assert link.session.next_call(0.0).id == 1
+    assert ids(link.session.next_batch(0.0)) == [1]
     for id in (1, 2, 99):
         link.send(FrameType.CANCEL, id=id)
     assert link.deliver() == [1]  # runs: the loop may cancel it
     assert link.outcomes() == {2: "cancelled"}
-    assert link.session.next_call(0.0) is None
-    link.session.settle(1, reply())
-    link.session.settle(1, reply())  # a second answer goes nowhere
+    assert link.session.next_batch(0.0) == []
+    settle(link.session, 1, reply())
+    settle(link.session, 1, reply())  # a second answer goes nowhere
     assert link.outcomes() == {1: "reply"}
     link.send(FrameType.CANCEL, id=1)
     assert link.deliver() == []
@@ -112,7 +120,7 @@ def test_call_and_cancel_in_one_read(link):
     link.send(FrameType.CANCEL, id=1)
     link.call(2)
     assert link.deliver() == []
-    assert link.session.next_call(0.0).id == 2
+    assert ids(link.session.next_batch(0.0)) == [2]
     assert link.outcomes() == {1: "cancelled"}
 
 
@@ -120,16 +128,16 @@ def test_drain_answers_what_it_has_and_refuses_the_rest(link):
     link.call(1)
     link.call(2)
     link.deliver()
-    link.session.next_call(0.0)
+    link.session.next_batch(0.0)
     link.session.drain()
     link.session.drain()
     link.call(3)  # crosses the DRAIN
     link.deliver()
     assert link.outcomes() == {3: "draining"}
     assert not link.session.finished
-    link.session.settle(1, reply())
-    assert link.session.next_call(0.0).id == 2
-    link.session.settle(2, reply())
+    settle(link.session, 1, reply())
+    assert ids(link.session.next_batch(0.0)) == [2]
+    settle(link.session, 2, reply())
     assert link.outcomes() == {1: "reply", 2: "reply"}
     assert not link.session.finished  # the gateway may still be sending
     link.send(FrameType.DRAIN)
@@ -142,8 +150,8 @@ def test_drain_of_the_gateway_finishes_when_idle(link):
     link.send(FrameType.DRAIN)
     link.deliver()
     assert not link.session.finished
-    link.session.next_call(0.0)
-    link.session.settle(1, reply())
+    link.session.next_batch(0.0)
+    settle(link.session, 1, reply())
     assert link.session.finished
     assert link.outcomes() == {1: "reply"}
 
@@ -160,11 +168,11 @@ def test_close_forgets_everything(link):
     link.call(1)
     link.call(2)
     link.deliver()
-    link.session.next_call(0.0)
+    link.session.next_batch(0.0)
     link.session.close()
-    link.session.settle(1, reply())
+    settle(link.session, 1, reply())
     link.session.drain()
-    assert link.session.next_call(0.0) is None
+    assert link.session.next_batch(0.0) == []
     assert link.session.take() == b""
     assert link.session.finished
 
@@ -200,7 +208,7 @@ def test_statistics(link):
     link.call(1)
     link.call(2)
     link.deliver()
-    link.session.next_call(0.0)
+    link.session.next_batch(0.0)
     statistics = link.session.statistics()
     assert (statistics.waiting, statistics.running, statistics.draining) == (1, 1, False)
     assert statistics.connection.open_calls == 2

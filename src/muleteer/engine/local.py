@@ -141,6 +141,7 @@ def process_spec(request: ReplicaRequest, address: str) -> ProcessSpec:
         "target": request.target,
         "base_dir": request.base_dir,
         "concurrency": request.settings.concurrency,
+        "batch": request.settings.batch,
         "max_body": request.settings.max_body,
         "debug": request.debug,
     }

@@ -18,11 +18,12 @@ import msgspec
 from muleteer.base.errors import StartError
 from muleteer.base.limits import FRAME_OVERHEAD_BYTES, REPLICA_EXIT_S
 from muleteer.replica.about import info
-from muleteer.replica.answer import Answer, answer, answer_async, check_warm_up, example_body
+from muleteer.replica.answer import Answer, Call, answer, answer_async, check_warm_up, example_body
+from muleteer.replica.batch import answer_batch, answer_batch_async
 from muleteer.replica.config import ReplicaConfig
 from muleteer.replica.control import Control
 from muleteer.replica.load import Model, load
-from muleteer.replica.session import Call, Ready, Session
+from muleteer.replica.session import Ready, Session
 from muleteer.replica.traces import own_traceback, say, write
 from muleteer.telemetry.log import log
 
@@ -35,7 +36,13 @@ def main() -> None:
     control.watch()
     began = time.monotonic()
     try:
-        model = load(config.target, config.base_dir, stage=control.stage, notice=lambda text: log("notice", text=text))
+        model = load(
+            config.target,
+            config.base_dir,
+            batch=config.batch,
+            stage=control.stage,
+            notice=lambda text: log("notice", text=text),
+        )
         announce = _announcement(model, config, control, began)
         if model.is_async or config.concurrency > 1:
             _serve_async(model, config, sockets["link"], control, announce)
@@ -85,8 +92,9 @@ def _announcement(model: Model, config: ReplicaConfig, control: Control, began: 
     return announce
 
 
-def _new_session(config: ReplicaConfig, warm_up_us: int) -> Session:
-    ready = Ready(config.backend, config.replica, os.getpid(), config.concurrency, warm_up_us)
+def _new_session(model: Model, config: ReplicaConfig, warm_up_us: int) -> Session:
+    batch = model.inputs is not None
+    ready = Ready(config.backend, config.replica, os.getpid(), config.concurrency, warm_up_us, batch)
     return Session(ready, payload_max=config.max_body + FRAME_OVERHEAD_BYTES)
 
 
@@ -106,14 +114,14 @@ def _serve_sync(
 ) -> None:
     from muleteer.replica.serve_sync import SyncServer
 
-    def run(call: Call) -> Answer:
-        return answer(model, call.body, request_id=call.request_id, debug=config.debug)
+    def run(calls: list[Call]) -> list[Answer]:
+        return _answers(model, calls, debug=config.debug)
 
     example, warm_up_us = _example_call(model), 0
     if example is not None:
         began = time.monotonic()
-        warm_up_us = _warmed(answer(model, example.body, request_id=None, debug=True), began, control)
-    SyncServer(listener, new_session=lambda: _new_session(config, warm_up_us), run=run).serve(announce)
+        warm_up_us = _warmed(_answers(model, [example], debug=True)[0], began, control)
+    SyncServer(listener, new_session=lambda: _new_session(model, config, warm_up_us), run=run).serve(announce)
     if model.close is not None:
         try:
             model.close()
@@ -134,22 +142,20 @@ def _serve_async(
 
     pool = None if model.is_async else ThreadPoolExecutor(config.concurrency, "muleteer-call")
 
-    async def run(call: Call, *, debug: bool = config.debug) -> Answer:
+    async def run(calls: list[Call], *, debug: bool = config.debug) -> list[Answer]:
         if model.is_async:
-            return await answer_async(model, call.body, request_id=call.request_id, debug=debug)
-        in_thread = asyncio.get_running_loop().run_in_executor(
-            pool, lambda: answer(model, call.body, request_id=call.request_id, debug=debug)
-        )
+            return await _answers_async(model, calls, debug=debug)
+        in_thread = asyncio.get_running_loop().run_in_executor(pool, lambda: _answers(model, calls, debug=debug))
         return await in_thread
 
     async def live() -> None:
         example, warm_up_us = _example_call(model), 0
         if example is not None:
             began = time.monotonic()
-            warm_up_us = _warmed(await run(example, debug=True), began, control)
+            warm_up_us = _warmed((await run([example], debug=True))[0], began, control)
         server = AsyncServer(
             listener,
-            new_session=lambda: _new_session(config, warm_up_us),
+            new_session=lambda: _new_session(model, config, warm_up_us),
             run=run,
             concurrency=config.concurrency,
             cancels=model.is_async,
@@ -164,6 +170,18 @@ def _serve_async(
                 _log_close(error)
 
     uvloop.run(live())
+
+
+def _answers(model: Model, calls: list[Call], *, debug: bool) -> list[Answer]:
+    if model.inputs is not None:
+        return answer_batch(model, calls, debug=debug)
+    return [answer(model, call.body, request_id=call.request_id, debug=debug) for call in calls]
+
+
+async def _answers_async(model: Model, calls: list[Call], *, debug: bool) -> list[Answer]:
+    if model.inputs is not None:
+        return await answer_batch_async(model, calls, debug=debug)
+    return [await answer_async(model, call.body, request_id=call.request_id, debug=debug) for call in calls]
 
 
 def _log_close(error: BaseException) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import resource
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +22,14 @@ def info(model: Model, base_dir: str, load_s: float) -> dict[str, Any]:
     found: dict[str, Any] = {
         "files": source_files((model.root, Path(base_dir).resolve())),
         "parameters": model.signature.texts(),
-        "returns": returns(model.method),
+        "returns": model.returns,
+        "batch": model.inputs is not None,
         "load_s": round(load_s, 4),
         "rss_bytes": rss_bytes(),
     }
     if model.example is not None and len(body := example_body(model)) <= _EXAMPLE_BYTES_MAX:
         found["example"] = msgspec.json.decode(body)
     return found
-
-
-def returns(method: Callable[..., Any]) -> str:
-    """The hint of what the method returns, for a person; empty where there is none."""
-    try:
-        hint = inspect.signature(method).return_annotation
-    except (TypeError, ValueError):  # C code
-        return ""
-    if hint is inspect.Signature.empty:
-        return ""
-    return hint if isinstance(hint, str) else inspect.formatannotation(hint)
 
 
 def source_files(roots: tuple[Path, ...]) -> list[str]:

@@ -21,7 +21,22 @@ from muleteer.telemetry.log import log
 from muleteer.wire.frames import FrameType, join_payload
 
 _now_ns = time.perf_counter_ns
+_NO_METADATA = join_payload(b"", b"")
 _US_MAX = 2**32 - 1  # the width of the frame's field: 71 minutes
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """One call. `id` is the wire's, `request_id` the client's; `expires_s` is a moment on the caller's clock. Calls
+    with the same number `batch` came as one.
+
+    Without a `request_id` nobody asked: it is the warm-up, and whoever runs it reports what went wrong.
+    """
+
+    id: int
+    request_id: str | None
+    body: bytes
+    expires_s: float
+    batch: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -46,6 +61,7 @@ def refusal(code: str, sentence: str) -> Answer:
 
 
 _encode_failure = msgspec.json.Encoder().encode
+EXPIRED = refusal("expired_in_queue", "the deadline passed before the model was free")
 
 
 def answer(model: Model, body: bytes, *, request_id: str | None, debug: bool) -> Answer:
@@ -55,10 +71,10 @@ def answer(model: Model, body: bytes, *, request_id: str | None, debug: bool) ->
         positional, keywords = model.signature.bind(decode(body))
         began = _now_ns()
         result = model.method(*positional, **keywords)
-        service_us = _since(began)
-        return _reply(result, service_us)
+        service_us = elapsed_us(began)
+        return reply(result, service_us)
     except BaseException as error:  # noqa: BLE001 - the user's code, also its SystemExit and KeyboardInterrupt
-        return _failure(error, service_us or _since(began), request_id, debug)
+        return failure(error, service_us or elapsed_us(began), request_id, debug)
 
 
 async def answer_async(model: Model, body: bytes, *, request_id: str | None, debug: bool) -> Answer:
@@ -68,12 +84,12 @@ async def answer_async(model: Model, body: bytes, *, request_id: str | None, deb
         positional, keywords = model.signature.bind(decode(body))
         began = _now_ns()
         result = await model.method(*positional, **keywords)
-        service_us = _since(began)
-        return _reply(result, service_us)
+        service_us = elapsed_us(began)
+        return reply(result, service_us)
     except BaseException as error:  # the user's code, also its SystemExit and CancelledError
-        if _is_cancelled(error):
+        if is_cancelled(error):
             raise
-        return _failure(error, service_us or _since(began), request_id, debug)
+        return failure(error, service_us or elapsed_us(began), request_id, debug)
 
 
 def example_body(model: Model) -> bytes:
@@ -93,14 +109,15 @@ def check_warm_up(result: Answer) -> None:
         raise StartError("warm_up_failed", f"warming up with `example` failed: {failure.error}{trace}")
 
 
-def _reply(result: Any, service_us: int) -> Answer:
+def reply(result: Any, service_us: int) -> Answer:
+    """The REPLY for what the method returned. Raises BadModelOutput."""
     body = encode(result)
     if len(body) > ANSWER_BYTES_MAX:
         raise BadModelOutput(f"predict returned {len(body)} bytes of JSON, the limit is {ANSWER_BYTES_MAX}")
-    return Answer(FrameType.REPLY, join_payload(b"", body), service_us)
+    return Answer(FrameType.REPLY, _NO_METADATA + body, service_us)
 
 
-def _is_cancelled(error: BaseException) -> bool:
+def is_cancelled(error: BaseException) -> bool:
     """Whether we asked for it; a CancelledError that the model raised of itself is an error like any other."""
     from asyncio import CancelledError, current_task
 
@@ -108,11 +125,13 @@ def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, CancelledError) and task is not None and task.cancelling() > 0
 
 
-def _since(began: int) -> int:
+def elapsed_us(began: int) -> int:
+    """Since `began`, of `time.perf_counter_ns`; 0 means never."""
     return min((_now_ns() - began) // 1000, _US_MAX) if began else 0
 
 
-def _failure(error: BaseException, service_us: int, request_id: str | None, debug: bool) -> Answer:
+def failure(error: BaseException, service_us: int, request_id: str | None, debug: bool) -> Answer:
+    """The ERROR for what was raised. What the model did is logged under `request_id`, if there is one."""
     if isinstance(error, RequestError) and not isinstance(error, ModelError):
         return refusal(error.code, error.message)
     trace: str | None = None

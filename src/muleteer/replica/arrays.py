@@ -48,6 +48,21 @@ def array_from_json(hint: Any, value: Any) -> Any:
     return array if declared is None else _as(array, declared)
 
 
+def row_from_json(hint: Any, value: Any) -> Any:
+    """One member of a stack: an array as in `array_from_json`, or a single number. Raises ValueError."""
+    if not is_array(value):
+        number = isinstance(value, (int, float))
+        value = array_from_json(hint, [value])[0] if number else array_from_json(hint, value)
+    if value.dtype.kind not in "biufc":
+        raise ValueError(f"Expected numbers or booleans, got {value.dtype}")
+    return value
+
+
+def stack(rows: list[Any]) -> Any:
+    """Arrays of one shape, along a new first axis."""
+    return sys.modules["numpy"].stack(rows)
+
+
 def _declared(hint: Any) -> Any:
     numpy = sys.modules["numpy"]
     for argument in get_args(hint)[1:]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 MIB = 1024 * 1024
+Batch = Literal["auto", "off", "list", "stack"]
 
 
 class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -15,7 +18,8 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         replica: id of this replica, e.g. `FancyModel-1`; shown in `ps` and in logs.
         target: `path/file.py:Name` or `package.module:Name`.
         base_dir: where a relative file starts from, and where a package is looked for.
-        concurrency: calls worked on at once; above 1 a plain `predict` runs in threads.
+        concurrency: calls, or batches, worked on at once; above 1 a plain `predict` runs in threads.
+        batch: as the setting of that name.
         max_body: largest request body in bytes.
         debug: send the model's traceback to the client.
     """
@@ -25,5 +29,6 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     target: str
     base_dir: str
     concurrency: int = 1
+    batch: Batch = "auto"
     max_body: int = 64 * MIB
     debug: bool = False

@@ -43,8 +43,11 @@ def converter(hint: Any) -> Convert | None:
         raise Unchecked(str(error)) from None
     fields = _record_fields(hint)
     floats = float in _members(hint) and int not in _members(hint)
+    exact = hint if hint in (str, int, float, bool) else None  # of this very type nothing is left to check
 
     def convert(value: Any, name: str) -> Any:
+        if type(value) is exact:
+            return value
         if floats and type(value) is int and not _is_exact(value):
             raise BadArguments(f"argument {name!r}: {value} cannot be kept exactly in a `float`")
         if fields is not None and type(value) is dict and not value.keys() <= fields:

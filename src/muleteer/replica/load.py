@@ -14,6 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from muleteer.base.errors import StartError
+from muleteer.replica.config import Batch
+from muleteer.replica.hints import show
+from muleteer.replica.inputs import Inputs
 from muleteer.replica.signature import Signature
 from muleteer.replica.traces import own_traceback, say
 
@@ -25,17 +28,30 @@ class Model:
     """The user's model, ready to be called.
 
     Attributes:
-        method: what runs for each call: `predict`, else `__call__`, or the function itself.
-        signature: what it takes.
+        method: what runs for each call: `predict`, else `__call__`, or the function itself; or `predict_batch`.
+        inputs: how a batch of calls becomes the method's argument; None if it takes one call.
+        signature: what one call takes.
+        returns: what it returns, for a person; empty where no hint says it.
         is_async: it is a coroutine function.
         example: one input to warm up with, or None.
         close: the user's `close`, or None.
         root: the folder whose modules count as the model's own.
     """
 
-    def __init__(self, subject: Any, method: Callable[..., Any], *, root: Path, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self, subject: Any, name: str, *, batch: Batch = "auto", root: Path, notice: Callable[[str], None]
+    ) -> None:
+        method, single = _methods(subject, name, batch)
         self.method = method
-        self.signature = Signature.of(method, notice)
+        self.inputs: Inputs | None = None
+        if single is not method or batch in ("list", "stack"):
+            beside = single if batch == "auto" else None
+            self.inputs = Inputs.of(method, beside, batch=batch, notice=notice)
+            self.signature = self.inputs.signature
+            self.returns = returns(method if beside is None else beside)
+        else:
+            self.signature = Signature.of(method, notice)
+            self.returns = returns(method)
         self.is_async = _is_async(method)
         example = getattr(subject, "example", None)
         self.example = None if callable(example) else example  # a method of that name is the user's own affair
@@ -43,10 +59,17 @@ class Model:
         self.root = root
 
 
-def load(target: str, base_dir: str, *, stage: Stage, notice: Callable[[str], None] = lambda _: None) -> Model:
+def load(
+    target: str,
+    base_dir: str,
+    *,
+    batch: Batch = "auto",
+    stage: Stage,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Model:
     """Import TARGET and construct it.
 
-    Raises StartError: `target_missing`, `import_error`, `constructor_raised` or `no_predict`.
+    Raises StartError: `target_missing`, `import_error`, `constructor_raised`, `no_predict` or `bad_batch`.
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name.isidentifier():
@@ -68,7 +91,7 @@ def load(target: str, base_dir: str, *, stage: Stage, notice: Callable[[str], No
         subject = _construct(subject)
         stage("load", time.monotonic() - began)
     try:
-        return Model(subject, _method(subject, name), root=root, notice=notice)
+        return Model(subject, name, batch=batch, root=root, notice=notice)
     except StartError:
         raise
     except BaseException as error:  # the boundary to the user's properties and __getattr__
@@ -138,12 +161,28 @@ def _construct(kind: type) -> Any:
         raise StartError("constructor_raised", message) from error
 
 
-def _method(subject: Any, name: str) -> Callable[..., Any]:
-    method = subject if inspect.isroutine(subject) else getattr(subject, "predict", subject)
-    if not callable(method):
-        own = [key for key in dir(subject) if not key.startswith("_") and callable(getattr(subject, key, None))]
-        raise StartError("no_predict", f"{name} has neither predict nor __call__" + _near("predict", own))
-    return method
+def _methods(subject: Any, name: str, batch: Batch) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """What is run, and what would run single calls, if there is something."""
+    routine = inspect.isroutine(subject)
+    single = subject if routine else getattr(subject, "predict", subject)
+    together = None if routine else getattr(subject, "predict_batch", None)
+    if batch == "auto" and callable(together):
+        return together, single if callable(single) else None
+    if callable(single):
+        return single, single
+    if callable(together):
+        raise StartError("no_predict", f"{name} has predict_batch only, which `batch: {batch}` does not call")
+    own = [key for key in dir(subject) if not key.startswith("_") and callable(getattr(subject, key, None))]
+    raise StartError("no_predict", f"{name} has neither predict nor __call__" + _near("predict", own))
+
+
+def returns(method: Callable[..., Any]) -> str:
+    """The hint of what the method returns, for a person; empty where there is none."""
+    try:
+        hint = inspect.signature(method).return_annotation
+    except (TypeError, ValueError):  # C code
+        return ""
+    return show(hint)
 
 
 def _is_async(method: Callable[..., Any]) -> bool:

@@ -6,15 +6,17 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import cast
 
 from muleteer.base.errors import WireError
 from muleteer.base.limits import LISTEN_BACKLOG
-from muleteer.replica.answer import Answer
-from muleteer.replica.session import CANCELLED, Call, Session
+from muleteer.replica.answer import Answer, Call
+from muleteer.replica.session import CANCELLED, Session
 from muleteer.telemetry.log import log
+
+_Run = asyncio.Future[Sequence[Answer]]
 
 
 class AsyncServer:
@@ -23,9 +25,10 @@ class AsyncServer:
     Args:
         listener: listening socket; links that nobody accepted before the end wait in it for the next process.
         new_session: makes the session of a new link.
-        run: one call through the model; it raises nothing but CancelledError when it is cancelled.
-        concurrency: calls that run at once, over all links.
-        cancels: a running call can be cancelled; a thread cannot, and its slot is taken until it ends.
+        run: the calls of one batch (one call, if they come singly) through the model, an answer for each; it raises
+            nothing but CancelledError when it is cancelled.
+        concurrency: batches that run at once, over all links.
+        cancels: what runs can be cancelled; a thread cannot, and its slot is taken until it ends.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class AsyncServer:
         listener: socket.socket,
         *,
         new_session: Callable[[], Session],
-        run: Callable[[Call], Awaitable[Answer]],
+        run: Callable[[list[Call]], Awaitable[Sequence[Answer]]],
         concurrency: int,
         cancels: bool,
     ) -> None:
@@ -42,7 +45,7 @@ class AsyncServer:
         self._run = run
         self._slots = concurrency
         self._cancels = cancels
-        self._links: list[_Link] = []  # in the order in which they may run a call
+        self._links: list[_Link] = []  # in the order in which they may run a batch
         self._draining = False
         self._empty = asyncio.Event()
 
@@ -71,33 +74,33 @@ class AsyncServer:
             self._empty.set()
 
     def start_calls(self) -> None:
-        """Start waiting calls while there are slots, one link after the other."""
+        """Start waiting batches while there are slots, one link after the other."""
         idle = 0
         while self._slots and idle < len(self._links):
             link = self._links.pop(0)
             self._links.append(link)
-            call = link.session.next_call(time.monotonic())
-            if call is None:
+            calls = link.session.next_batch(time.monotonic())
+            if not calls:
                 idle += 1
                 continue
             idle = 0
             self._slots -= 1
-            task = asyncio.ensure_future(self._run(call))
-            link.tasks[call.id] = task
-            task.add_done_callback(partial(self._answered, link, call.id))
+            task = asyncio.ensure_future(self._run(calls))
+            link.running[task] = {call.id for call in calls}
+            task.add_done_callback(partial(self._answered, link, calls))
         for link in list(self._links):
             link.flush()
 
-    def cancel(self, tasks: Iterable[asyncio.Future[Answer]]) -> None:
+    def cancel(self, tasks: Iterable[_Run]) -> None:
         """Nobody waits for these answers any more."""
         if self._cancels:
             for task in tasks:
                 task.cancel()
 
-    def _answered(self, link: _Link, id: int, task: asyncio.Future[Answer]) -> None:
+    def _answered(self, link: _Link, calls: list[Call], task: _Run) -> None:
         self._slots += 1
-        del link.tasks[id]
-        link.session.settle(id, CANCELLED if task.cancelled() else task.result())
+        del link.running[task]
+        link.session.settle(calls, [CANCELLED] * len(calls) if task.cancelled() else task.result())
         self.start_calls()
 
     def _drain(self, server: asyncio.Server) -> None:
@@ -112,11 +115,11 @@ class AsyncServer:
 
 
 class _Link(asyncio.Protocol):
-    """One connected gateway: its transport, its session, and the tasks of its running calls."""
+    """One connected gateway: its transport, its session, and its running batches with those who still wait for them."""
 
     def __init__(self, server: AsyncServer, session: Session) -> None:
         self.session = session
-        self.tasks: dict[int, asyncio.Future[Answer]] = {}
+        self.running: dict[_Run, set[int]] = {}
         self._server = server
         self._transport: asyncio.Transport | None = None
 
@@ -135,15 +138,22 @@ class _Link(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
             return
-        self._server.cancel(self.tasks[id] for id in cancelled)
+        if cancelled:
+            self._server.cancel(self._forsaken(cancelled))
         self._server.start_calls()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._transport = None
         self.session.close()
-        self._server.cancel(self.tasks.values())
+        self._server.cancel(list(self.running))
         self._server.closed(self)
+
+    def _forsaken(self, cancelled: list[int]) -> list[_Run]:
+        """The batches none of whose calls is waited for any more."""
+        for waiting in self.running.values():
+            waiting.difference_update(cancelled)
+        return [task for task, waiting in self.running.items() if not waiting]
 
     def drain(self) -> None:
         """Tell the gateway to stop sending calls."""

@@ -1,7 +1,8 @@
 """The loop of a replica that works on one call at a time: blocking, in the main thread, without asyncio.
 
-Each turn takes what has arrived on every link, then runs one call. So CANCEL, DRAIN and a second gateway overtake what
-is queued. A single caller pays three system calls a request; between calls that are shorter than looking, nobody looks.
+Each turn takes what has arrived on every link, then runs one batch, which is one call where they come singly. So
+CANCEL, DRAIN and a second gateway overtake what is queued. A single caller pays three system calls a request; between
+calls that are shorter than looking, nobody looks.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from muleteer.base.errors import WireError
-from muleteer.replica.answer import Answer
-from muleteer.replica.session import Call, Session
+from muleteer.replica.answer import Answer, Call
+from muleteer.replica.session import Session
 from muleteer.telemetry.log import log
 
 _READ_BYTES = 256 * 1024
@@ -40,17 +41,21 @@ class SyncServer:
     Args:
         listener: listening socket; links that nobody accepted before the end wait in it for the next process.
         new_session: makes the session of a new link.
-        run: one call through the model; it never raises.
+        run: the calls of one batch through the model, an answer for each; it never raises.
     """
 
     def __init__(
-        self, listener: socket.socket, *, new_session: Callable[[], Session], run: Callable[[Call], Answer]
+        self,
+        listener: socket.socket,
+        *,
+        new_session: Callable[[], Session],
+        run: Callable[[list[Call]], Sequence[Answer]],
     ) -> None:
         self._listener = listener
         self._new_session = new_session
         self._run = run
         self._links: dict[int, _Link] = {}
-        self._turns: deque[_Link] = deque()  # links in the order in which they may run a call
+        self._turns: deque[_Link] = deque()  # links in the order in which they may run a batch
         self._poll = select.poll()
         self._draining = False
         self._looked_s = 0.0
@@ -74,7 +79,7 @@ class SyncServer:
                 signal.set_wakeup_fd(previous)
 
     def _turn(self, woken: socket.socket) -> None:
-        busy = any(link.session.waiting for link in self._turns)
+        busy = any(link.session.has_work for link in self._turns)
         if not busy or time.monotonic() - self._looked_s > _LOOK_S:
             self._look(woken, busy=busy)
         self._run_one()
@@ -101,11 +106,11 @@ class SyncServer:
         for _ in range(len(self._turns)):
             link = self._turns[0]
             self._turns.rotate(-1)
-            if not link.session.waiting:
+            if not link.session.has_work:
                 continue
-            call = link.session.next_call(time.monotonic())
-            if call is not None:
-                link.session.settle(call.id, self._run(call))
+            calls = link.session.next_batch(time.monotonic())
+            if calls:
+                link.session.settle(calls, self._run(calls))
             self._flush(link)
             return
 

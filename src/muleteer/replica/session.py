@@ -4,40 +4,35 @@ Laws, beyond those of `wire.connection`:
 1. A call is waiting, running or settled; each gets one terminal frame, and only `_finish` writes it.
 2. A call that expired, was cancelled or arrived after our DRAIN before it ran is refused, and was not run.
 3. What arrived before our DRAIN is answered. The link is finished when it is idle and the gateway drained or closed.
+4. Calls that were sent as one batch start together, when the last of them is in. A call by itself is a batch of one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import msgspec
 
 from muleteer.base.errors import WireError
-from muleteer.replica.answer import Answer, refusal
+from muleteer.replica.answer import EXPIRED, Answer, Call, refusal
 from muleteer.wire.connection import Connection, ConnectionStatistics, Role, State
-from muleteer.wire.frames import Frame, FrameType, split_payload
+from muleteer.wire.frames import Flag, Frame, FrameType, split_payload
 
 PROTOCOL = 1
+_MORE = int(Flag.MORE)
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Payload of READY. `warm_up_us`: the user's method took this long with the example; 0 if there is none."""
+    """Payload of READY. `warm_up_us`: the user's method took this long with the example; 0 if there is none. `batch`:
+    several calls may be sent as one batch, and `concurrency` counts batches.
+    """
 
     backend: str
     replica: str
     pid: int
     concurrency: int
     warm_up_us: int = 0
-
-
-class Call(msgspec.Struct, frozen=True, gc=False):
-    """One call. `id` is the wire's, `request_id` the client's; `expires_s` is a moment on the caller's clock.
-
-    Without a `request_id` nobody asked: it is the warm-up, and whoever runs it reports what went wrong.
-    """
-
-    id: int
-    request_id: str | None
-    body: bytes
-    expires_s: float
+    batch: bool = False
 
 
 class _Hello(msgspec.Struct):
@@ -60,7 +55,6 @@ class SessionStatistics(msgspec.Struct, frozen=True):
 
 _hello = msgspec.json.Decoder(_Hello)
 _call_meta = msgspec.json.Decoder(_CallMeta)
-_EXPIRED = refusal("expired_in_queue", "the deadline passed before the model was free")
 CANCELLED = refusal("cancelled", "the gateway took the call back")
 _DRAINING = refusal("draining", "the replica is stopping")
 
@@ -78,13 +72,14 @@ class Session:
         self._ready = ready
         self._waiting: dict[int, Call] = {}  # in order of arrival
         self._running: set[int] = set()
+        self._gathering = 0  # the number of the batch whose last call is not in
         self._draining = False
         self._outgoing: list[bytes] = []
 
     @property
-    def waiting(self) -> int:
-        """Calls that were not started yet."""
-        return len(self._waiting)
+    def has_work(self) -> bool:
+        """Whether a whole batch waits."""
+        return bool(self._waiting) and next(iter(self._waiting.values())).batch != self._gathering
 
     @property
     def finished(self) -> bool:
@@ -118,22 +113,28 @@ class Session:
             raise
         return cancelled
 
-    def next_call(self, now: float) -> Call | None:
-        """The oldest waiting call, now running; those whose budget is over are refused on the way."""
-        while self._waiting:
-            id = next(iter(self._waiting))
-            call = self._waiting.pop(id)
-            if call.expires_s > now:
-                self._running.add(id)
-                return call
-            self._finish(id, _EXPIRED)
-        return None
+    def next_batch(self, now: float) -> list[Call]:
+        """The calls of the oldest batch, now running; empty if none waits. Those whose budget is over are refused."""
+        waiting = self._waiting
+        while self.has_work:
+            taken: list[Call] = []
+            for call in _members(waiting.values()):
+                del waiting[call.id]
+                if call.expires_s > now:
+                    self._running.add(call.id)
+                    taken.append(call)
+                else:
+                    self._finish(call.id, EXPIRED)
+            if taken:
+                return taken
+        return []
 
-    def settle(self, id: int, answer: Answer) -> None:
-        """The answer of a running call. Once the link is closed it goes nowhere."""
-        if id in self._running:
-            self._running.discard(id)
-            self._finish(id, answer)
+    def settle(self, calls: Sequence[Call], answers: Sequence[Answer]) -> None:
+        """The answers of running calls, in their order. Once the link is closed they go nowhere."""
+        for call, answer in zip(calls, answers, strict=True):
+            if call.id in self._running:
+                self._running.discard(call.id)
+                self._finish(call.id, answer)
 
     def drain(self) -> None:
         """Stop taking calls: DRAIN to the gateway, which it answers with its own or by closing."""
@@ -171,6 +172,9 @@ class Session:
         self._send(FrameType.READY, payload=msgspec.json.encode(self._ready))
 
     def _accept(self, frame: Frame, now: float) -> None:
+        batch = self._gathering
+        if not (self._ready.batch and frame.flags & _MORE):  # for other models a batch is a row of single calls
+            self._gathering += 1
         if self._draining:
             self._finish(frame.id, _DRAINING)
             return
@@ -179,7 +183,7 @@ class Session:
             request_id = _call_meta.decode(meta).id if meta else ""
         except msgspec.DecodeError as error:
             raise WireError(f"metadata of call {frame.id} is malformed: {error}") from None
-        self._waiting[frame.id] = Call(frame.id, request_id, body, now + frame.budget / 1000)
+        self._waiting[frame.id] = Call(frame.id, request_id, body, now + frame.budget / 1000, batch)
 
     def _finish(self, id: int, answer: Answer) -> None:
         self._outgoing.append(
@@ -188,3 +192,13 @@ class Session:
 
     def _send(self, kind: FrameType, *, payload: bytes = b"") -> None:
         self._outgoing.append(self._connection.send(kind, payload=payload))
+
+
+def _members(calls: Iterable[Call]) -> list[Call]:
+    """The first call, and those right after it that came in the same batch."""
+    members: list[Call] = []
+    for call in calls:
+        if members and call.batch != members[0].batch:
+            break
+        members.append(call)
+    return members

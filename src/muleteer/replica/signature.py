@@ -19,7 +19,7 @@ from muleteer.base.errors import BadArguments
 from muleteer.replica.hints import Convert, Unchecked, converter, is_record, show, unknown_name
 
 _Kind = inspect.Parameter
-_NAMED = (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
+NAMED = (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
 
 Arguments = tuple[list[Any], dict[str, Any]]
 
@@ -44,6 +44,7 @@ class Signature:
         parameters: the named ones, in order.
         spread: it has `*args`, so a single argument needs no name.
         rest: it has `**kwargs`: how each of them is converted; `accepts_rest` tells whether.
+        name: of the method, for messages.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Signature:
         spread: bool = False,
         accepts_rest: bool = False,
         rest: Convert | None = None,
+        name: str = "predict",
     ) -> None:
         self._parameters = parameters
+        self._name = name
         self._by_name = {parameter.name: parameter for parameter in parameters}
         self._required = [parameter.name for parameter in parameters if parameter.required]
         self._positional_only = [parameter for parameter in parameters if parameter.positional_only]
@@ -66,6 +69,8 @@ class Signature:
         self._record = only.name if only is not None and only.record else None
         if not parameters and spread and not accepts_rest:
             self._whole = True
+        self._only = only if not spread else None
+        self._defaults = {parameter.name: parameter.default for parameter in parameters if not parameter.required}
 
     @classmethod
     def of(cls, method: Callable[..., Any], notice: Callable[[str], None] = lambda _: None) -> Signature:
@@ -78,24 +83,36 @@ class Signature:
         except (TypeError, ValueError):
             notice("predict has no readable signature: the JSON value is passed as its only argument")
             return cls([], spread=True)
-        hints = _hints(method, found, notice)
+        hints = resolved_hints(method, found, notice)
         parameters: list[Parameter] = []
         rest: Convert | None = None
         for name, parameter in found.parameters.items():
             hint = hints[name]
             if parameter.default is None and hint is not _Kind.empty:
                 hint = Optional[hint]  # noqa: UP045 - the hint is a value here; `def f(x: int = None)` means it
-            try:
-                convert = converter(hint)
-            except Unchecked as why:
-                notice(f"the type of argument {name!r} cannot be checked: {why}")
-                convert = None
-            if parameter.kind in _NAMED:
+            convert = checked(name, hint, notice)
+            if parameter.kind in NAMED:
                 parameters.append(_parameter(parameter, hint, convert))
             elif parameter.kind is _Kind.VAR_KEYWORD:
                 rest = convert
         kinds = {parameter.kind for parameter in found.parameters.values()}
         return cls(parameters, spread=_Kind.VAR_POSITIONAL in kinds, accepts_rest=_Kind.VAR_KEYWORD in kinds, rest=rest)
+
+    @classmethod
+    def of_item(cls, parameter: inspect.Parameter, hint: Any, convert: Convert | None, *, name: str) -> Signature:
+        """Of the method that would take one item of what `parameter` of the method `name` takes many of."""
+        one = parameter.replace(default=_Kind.empty, annotation=hint)
+        return cls([_parameter(one, hint, convert)], name=name)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it takes exactly one argument."""
+        return self._only is not None or (self._spread and not self._parameters and not self._accepts_rest)
+
+    @property
+    def first(self) -> str:
+        """The name of the first parameter."""
+        return self._parameters[0].name if self._parameters else "input"
 
     def texts(self) -> list[str]:
         """One line for each parameter, for people."""
@@ -121,6 +138,22 @@ class Signature:
             raise BadArguments(self._complaint(missing, unknown))
         return self._take_positional(keywords), keywords
 
+    def bind_input(self, value: Any) -> Any:
+        """The argument for a JSON value if the method has exactly one parameter, else a dict of all of them, with the
+        defaults of those left out. Raises BadArguments.
+        """
+        only = self._only
+        if only is not None and type(value) is dict and len(value) == 1 and only.name in value and not self._whole:
+            item = value[only.name]
+            return item if only.convert is None else only.convert(item, only.name)
+        positional, keywords = self.bind(value)
+        if only is not None:
+            return positional[0] if positional else keywords.get(only.name, only.default)
+        if positional and not self._parameters:
+            return positional[0]
+        given = dict(zip(self._by_name, positional, strict=False))
+        return {**self._defaults, **given, **keywords}
+
     def _take_positional(self, keywords: dict[str, Any]) -> list[Any]:
         """Move positional-only arguments out of `keywords`; those left out before a given one take their default."""
         if not self._positional_only:
@@ -133,7 +166,7 @@ class Signature:
             if self._spread:
                 return [value], {}
             names = ", ".join(parameter.text for parameter in self._parameters) or "none"
-            raise BadArguments(f"predict takes a JSON object of arguments ({names}), not a single value")
+            raise BadArguments(f"{self._name} takes a JSON object of arguments ({names}), not a single value")
         missing = [name for name in self._required if name != first.name]
         if missing:
             raise BadArguments(self._complaint(missing, []) + f"; the value sent stands for {first.name!r}")
@@ -145,7 +178,16 @@ class Signature:
         if missing:
             parts.append(f"missing argument{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}")
         takes = ", ".join(self.texts()) or "no arguments"
-        return f"{'; '.join(parts)}; predict takes {takes}"
+        return f"{'; '.join(parts)}; {self._name} takes {takes}"
+
+
+def checked(name: str, hint: Any, notice: Callable[[str], None]) -> Convert | None:
+    """The converter of argument `name`; one that cannot be checked is passed as it came, and `notice` is told."""
+    try:
+        return converter(hint)
+    except Unchecked as why:
+        notice(f"the type of argument {name!r} cannot be checked: {why}")
+        return None
 
 
 def _parameter(parameter: inspect.Parameter, hint: Any, convert: Convert | None) -> Parameter:
@@ -169,7 +211,9 @@ def _short(default: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _hints(method: Callable[..., Any], found: inspect.Signature, notice: Callable[[str], None]) -> dict[str, Any]:
+def resolved_hints(
+    method: Callable[..., Any], found: inspect.Signature, notice: Callable[[str], None]
+) -> dict[str, Any]:
     """The resolved hint of each parameter; one that names what is not there at run time counts as none."""
     function: Any = method
     while isinstance(function, functools.partial):

@@ -9,6 +9,8 @@ Laws:
 4. After its DRAIN a gateway sends no CALL, and a replica answers what it has and then closes. A CALL that crosses the
    replica's DRAIN on the wire is answered with ERROR `draining`, which promises that it was not run.
 5. After an error the connection is dead: an unsynchronised stream is never read on.
+6. A batch comes whole: after a CALL with the flag MORE the gateway's next frame is a CALL. Each member has an id of its
+   own, and law 3 holds for it as for any other call.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import msgspec
 
 from muleteer.base.errors import WireError
 from muleteer.wire import frames
-from muleteer.wire.frames import Frame, FrameDecoder, FrameType
+from muleteer.wire.frames import Flag, Frame, FrameDecoder, FrameType
 
 
 class Role(Enum):
@@ -80,6 +82,7 @@ COUPLED: Final[dict[FrameType, tuple[Role, State, State]]] = {
     _T.READY: (Role.GATEWAY, State.GREETED, State.OPEN),
 }
 TERMINAL: Final = frozenset({_T.REPLY, _T.END, _T.ERROR})
+_MORE = int(Flag.MORE)
 
 
 class ConnectionStatistics(msgspec.Struct, frozen=True):
@@ -105,6 +108,7 @@ class Connection:
         self._states = {Role.GATEWAY: State.START, Role.REPLICA: State.START}
         self._decoder = FrameDecoder(payload_max)
         self._open: set[int] = set()
+        self._in_batch = False  # the gateway's last frame was a CALL with MORE
 
     @property
     def state(self) -> State:
@@ -128,7 +132,7 @@ class Connection:
         try:
             received = self._decoder.feed(data)
             for frame in received:
-                self._move(self._peer, frame.type, frame.id)
+                self._move(self._peer, frame.type, frame.id, frame.flags)
         except WireError:
             self.close()
             raise
@@ -136,7 +140,7 @@ class Connection:
 
     def send(self, kind: FrameType, *, id: int = 0, budget: int = 0, flags: int = 0, payload: bytes = b"") -> bytes:
         """The bytes to write for one frame. Raises WireError (a fault of the caller) where the table forbids it."""
-        self._move(self.role, kind, id)
+        self._move(self.role, kind, id, flags)
         return frames.encode(kind, id=id, budget=budget, flags=flags, payload=payload)
 
     def close(self) -> None:
@@ -148,7 +152,7 @@ class Connection:
         """A frozen snapshot."""
         return ConnectionStatistics(self.state.value, self.peer_state.value, len(self._open), self._decoder.buffered)
 
-    def _move(self, role: Role, kind: FrameType, id: int) -> None:
+    def _move(self, role: Role, kind: FrameType, id: int, flags: int) -> None:
         states = self._states
         state = states[role]
         follows = TABLE[role, state].get(kind)
@@ -158,6 +162,9 @@ class Connection:
             if id in self._open:
                 raise WireError(f"call {id} is already open")
             self._open.add(id)
+            self._in_batch = bool(flags & _MORE)
+        elif self._in_batch and role is Role.GATEWAY:
+            raise WireError(f"{kind.name} inside a batch")
         elif kind in TERMINAL:
             if id not in self._open:
                 raise WireError(f"{kind.name} for call {id}, which is not open")
