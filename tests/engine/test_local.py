@@ -63,6 +63,7 @@ def test_start_asks_the_supervisor_for_a_replica() -> None:
         "concurrency": 3,
         "max_body": 1000,
         "debug": True,
+        "batch": "auto",
     }
     assert spec.sockets == {"link": "unix:/run/sockets/1.sock"}
     assert spec.labels == {

@@ -80,6 +80,12 @@ SERVICE_WINDOW = _integer("service_window", 1000, "calls", "recent services whos
 CLIENT_SHARE = _integer(
     "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
 )
+BATCH_MAX = _integer(
+    "batch_max", 256, "calls", "in one batch, unless `batch_max` says less: beyond, a model gains little and holds much"
+)
+BATCH_BYTES_MAX = _integer(
+    "batch_bytes_max", 64 * 1024 * 1024, "bytes", "bodies in one batch: no more than one largest call may bring"
+)
 BATCHES_SURE = _integer("batches_sure", 20, "batches", "fewer say little about how answers stray from the fitted line")
 BATCHES_REMEMBERED = _integer(
     "batches_remembered", 300, "batches", "the fit of batch latency forgets over about as many; three beyond its p99"
@@ -192,6 +198,12 @@ HANG_GRACE_S = _seconds("hang_grace_s", 0.5, "a call this much over its limit is
 LOG_TAIL_BYTES = _integer("log_tail_bytes", 4096, "bytes", "what status shows of a failed start")
 LOG_FILE_BYTES_MAX = _integer("log_file_bytes_max", 16 * 1024 * 1024, "bytes", "per process, one older file is kept")
 TICK_S = _seconds("tick_s", 0.25, "how often slow checks run; nothing a caller waits for")
+
+# the machine
+DRIVER_ANSWER_S_MAX = _seconds("driver_answer_s_max", 5.0, "a driver's tool that hangs must not hold up the controller")
+PRIORITY_RETRY_S = _seconds(
+    "priority_retry_s", 0.15, "the kernel takes one change of a session's priority in 0.1 s from those who are not root"
+)
 
 # the controller
 ADMIN_BODY_BYTES_MAX = _integer(

@@ -59,7 +59,7 @@ class ControlProcess:
         self._processes: dict[str, ProcessStatus] = {}
         self._declaration = declaration
         self._channel = LineStream(self._receive, self._supervisor_gone)
-        self._engine = LocalEngine(self._channel.send, config.run_dir)
+        self._engine = LocalEngine(self._channel.send, config.run_dir, declaration.server)
         clock = MonotonicClock()
         self._controller = Controller(
             declaration.declared,

@@ -16,11 +16,15 @@ from typing import Any, Final
 import msgspec
 
 from muleteer.base.limits import FAILED_STARTS_MAX
+from muleteer.engine import detect, gpus, threads
 from muleteer.engine.port import Capacity, EngineStatistics, ReplicaRequest, ReplicaState, ReplicaStatus
-from muleteer.supervise.process import ProcessSpec, ProcessStatus
+from muleteer.spec.settings import ServerSettings
+from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus
 
 STOP_RANK: Final = 1
 """Replicas stop after the gateway (0) and before the controller (2)."""
+OOM_SCORE: Final = 500
+"""A replica of no size is taken before a gateway that fills half of the memory; of replicas the largest goes first."""
 
 _STATES: Final[dict[str, ReplicaState]] = {
     "starting": "starting",
@@ -39,13 +43,20 @@ class LocalEngine:
     Args:
         send: writes one message on the control channel.
         run_dir: absolute path of the run directory.
+        server: what was declared of cores, memory and GPUs counts more than what is found.
     """
 
     name = "local"
 
-    def __init__(self, send: Callable[[dict[str, Any]], None], run_dir: str) -> None:
+    def __init__(
+        self, send: Callable[[dict[str, Any]], None], run_dir: str, server: ServerSettings | None = None
+    ) -> None:
         self._send = send
         self._run_dir = run_dir
+        self._server = server if server is not None else ServerSettings()
+        self._devices = detect.gpus(self._server.gpu_devices, os.environ)
+        self._taken: dict[str, gpus.Taken] = {}
+        self._waiting: dict[str, ReplicaRequest] = {}  # for GPUs: the supervisor does not know of them
         self._adopted: asyncio.Event = asyncio.Event()
         self._changes: asyncio.Queue[ReplicaStatus | None] = asyncio.Queue()
         self._replicas: dict[str, ReplicaStatus] = {}
@@ -63,6 +74,8 @@ class LocalEngine:
     async def open(self) -> tuple[ReplicaStatus, ...]:
         """Wait for the supervisor's first word, and return the replicas it has."""
         await self._adopted.wait()
+        if self._devices is None:
+            self._devices = await asyncio.to_thread(detect.ask_driver)
         return tuple(self._replicas.values())
 
     async def changes(self) -> AsyncIterator[ReplicaStatus]:
@@ -87,27 +100,34 @@ class LocalEngine:
             state="starting",
         )
         self._replicas[request.id] = status
-        self._send({"type": "ensure", "process": msgspec.to_builtins(process_spec(request, address))})
-        return status
+        self._waiting[request.id] = request
+        self._place(request)
+        return self._replicas[request.id]
 
     def stop(self, id: str) -> None:
         """See `Engine.stop`."""
-        if id in self._replicas:
+        if self._waiting.pop(id, None) is not None:
+            self._changes.put_nowait(msgspec.structs.replace(self._replicas.pop(id), state="gone"))
+        elif id in self._replicas:
             self._send({"type": "remove", "process": id})
 
     def retry(self, id: str) -> None:
         """See `Engine.retry`."""
         replica = self._replicas.get(id)
-        if replica is not None and replica.state == "failed":
+        if id in self._waiting:
+            self._place(self._waiting[id], tell=True)
+        elif replica is not None and replica.state == "failed":
             self._send({"type": "retry", "process": id})
 
     def capacity(self) -> Capacity:
-        """The cores we may run on, and the host's memory."""
-        try:
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError):
-            return Capacity(len(os.sched_getaffinity(0)), None)
-        return Capacity(len(os.sched_getaffinity(0)), memory)
+        """What was declared, else what the machine or our container has."""
+        cpus = self._cores()
+        if self._server.memory_budget is not None:
+            return Capacity(cpus, self._server.memory_budget, self._devices or ())
+        found = detect.memory()
+        if found is None:
+            return Capacity(cpus, None, self._devices or ())
+        return Capacity(cpus, found.total, self._devices or (), found.available)
 
     def close(self) -> None:
         """End `changes`."""
@@ -127,14 +147,52 @@ class LocalEngine:
             self._sockets_used = max(self._sockets_used, int(number[1]))
         if status.state == "gone":
             self._replicas.pop(status.id, None)
+            self._taken.pop(status.id, None)
         else:
             self._replicas[status.id] = status
+            if status.gpus:
+                self._taken[status.id] = gpus.Taken(status.gpus, float(labels.get("gpu_part", 1)))
         if tell:
             self._changes.put_nowait(status)
+        if status.state == "gone":
+            for waiting in list(self._waiting.values()):
+                self._place(waiting, tell=True)
+
+    def _place(self, request: ReplicaRequest, *, tell: bool = False) -> None:
+        """Start it if its GPUs are free, else say why not; `tell`: as a change."""
+        before, devices = self._replicas[request.id], self._devices or ()
+        amount = request.settings.gpus
+        taken = gpus.assign(devices, self._taken.values(), amount) if amount else None
+        never = gpus.impossible(devices, amount) if amount else None
+        if amount and (taken is None or never is not None):
+            users = ", ".join(self._taken)
+            why = never or f"waits for {amount:g} GPUs: {', '.join(devices)} are taken by {users}"
+            last_exit = LastExit(reason="no_gpu", message=why)
+            state: ReplicaState = "failed" if never else "backoff"
+            after = msgspec.structs.replace(before, state=state, last_exit=last_exit)
+        else:
+            after = msgspec.structs.replace(
+                before, state="starting", last_exit=None, gpus=taken.devices if taken is not None else ()
+            )
+            del self._waiting[request.id]
+            if taken is not None:
+                self._taken[request.id] = taken
+            env = threads.environment(request.settings, self._cores(), os.environ)
+            spec = process_spec(request, before.address, env, taken)
+            self._send({"type": "ensure", "process": msgspec.to_builtins(spec)})
+        self._replicas[request.id] = after
+        if tell and after != before:
+            self._changes.put_nowait(after)
+
+    def _cores(self) -> float:
+        return self._server.cpu_budget if self._server.cpu_budget is not None else detect.cpus()
 
 
-def process_spec(request: ReplicaRequest, address: str) -> ProcessSpec:
-    """What the supervisor is asked to keep alive for `request`."""
+def process_spec(
+    request: ReplicaRequest, address: str, env: dict[str, str], taken: gpus.Taken | None = None
+) -> ProcessSpec:
+    """What the supervisor is asked to keep alive for `request`: with these variables, on these GPUs."""
+    on_devices = {} if taken is None else {"gpus": ",".join(taken.devices), "gpu_part": f"{taken.part:g}"}
     config = {
         "backend": request.backend,
         "replica": request.id,
@@ -149,16 +207,20 @@ def process_spec(request: ReplicaRequest, address: str) -> ProcessSpec:
         id=request.id,
         # -P: a file of the user's named like one of ours, or of the standard library, must not shadow it
         argv=(sys.executable, "-P", "-m", "muleteer.replica", msgspec.json.encode(config).decode()),
+        env=env | ({"CUDA_VISIBLE_DEVICES": on_devices["gpus"]} if on_devices else {}),
         sockets={"link": address},
         labels={
             "backend": request.backend,
             "generation": str(request.generation),
             "fingerprint": request.fingerprint,
             "address": address,
+            **on_devices,
         },
         ready_timeout_s=request.settings.load_timeout,
         grace_s=request.grace_s,
         starts_max=FAILED_STARTS_MAX,
+        nice=threads.nice(request.settings),
+        oom_score=OOM_SCORE,
         stop_rank=STOP_RANK,
         cwd=request.base_dir if Path(request.base_dir).is_dir() else None,
     )
@@ -178,5 +240,6 @@ def replica_status(row: ProcessStatus) -> ReplicaStatus:
         restarts=row.restarts,
         since_s=row.since_s,
         files=tuple(str(file) for file in files) if isinstance(files, list) else (),
+        gpus=tuple(filter(None, row.labels.get("gpus", "").split(","))),
         last_exit=row.last_exit,
     )

@@ -6,6 +6,8 @@ Laws, which `muleteer.testing.engine.check_engine` holds every engine to:
 3. `start`, `stop` and `retry` are wishes: they return at once and never raise; what comes of them arrives as changes.
 4. State `gone` is the last change of an id. An id is not used again.
 5. `open` tells of every replica that lives already: it is adopted, never restarted.
+6. A replica starts with the GPUs that its settings ask for, or not at all: until there are enough it is in `backoff`,
+   and `failed` where there never will be; `last_exit` says why.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
         restarts: lives after the first.
         since_s: seconds in this state when it was told.
         files: source files of the model, known once it was ready.
+        gpus: devices that were given to it.
         last_exit: how its previous life ended; None in the first.
     """
 
@@ -62,14 +65,24 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     since_s: float = 0.0
     files: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     last_exit: LastExit | None = None
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """What replicas may use in all, free or not. `memory_bytes`: None if unknown."""
+    """What replicas may use in all, free or not.
+
+    Attributes:
+        memory_bytes: None if unknown.
+        gpus: names of the devices.
+        available_bytes: of the memory, what nobody uses at this moment; None where `memory_bytes` was given by the
+            user, and is to be taken as it is.
+    """
 
     cpus: float
     memory_bytes: int | None
+    gpus: tuple[str, ...] = ()
+    available_bytes: int | None = None
 
 
 class EngineStatistics(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ import msgspec
 from muleteer.base.clock import Clock
 from muleteer.supervise.channel import Channel
 from muleteer.supervise.output import Output
+from muleteer.supervise.priority import give_way, oom_score
 from muleteer.supervise.process import LastExit, ProcessSpec
 
 FDS_VARIABLE = "MULETEER_FDS"
@@ -137,7 +138,7 @@ def _execute(spec: ProcessSpec, sockets: Mapping[str, socket.socket], output_wri
             env=environment,
             pass_fds=tuple(descriptors.values()),
             start_new_session=True,
-            preexec_fn=_between_fork_and_exec(os.getpid()),  # noqa: PLW1509  this process has one thread
+            preexec_fn=_between_fork_and_exec(os.getpid(), spec),  # noqa: PLW1509  this process has one thread
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -145,7 +146,9 @@ def _execute(spec: ProcessSpec, sockets: Mapping[str, socket.socket], output_wri
     return process.pid
 
 
-def _between_fork_and_exec(parent: int) -> Callable[[], None]:
+def _between_fork_and_exec(parent: int, spec: ProcessSpec) -> Callable[[], None]:
+    score = oom_score(spec.oom_score)
+
     def prepare() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the line above
@@ -153,6 +156,7 @@ def _between_fork_and_exec(parent: int) -> Callable[[], None]:
         # Signals are blocked since before the fork: one that came now would run the parent's C handler and write its
         # number to the wake-up socket that we share until exec.
         signal.set_wakeup_fd(-1)
+        give_way(spec.nice, score)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -15,13 +15,14 @@ import msgspec
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import UsageError, WireError
-from muleteer.base.limits import ABORT_DUMP_S, LEAVE_S
+from muleteer.base.limits import ABORT_DUMP_S, LEAVE_S, PRIORITY_RETRY_S
 from muleteer.supervise import events, messages
 from muleteer.supervise.channel import ChannelFull
 from muleteer.supervise.child import STARVED, Child, spawn
 from muleteer.supervise.loop import Loop, Timer
 from muleteer.supervise.output import LogFile, Output
 from muleteer.supervise.policy import RestartPolicy, Verdict
+from muleteer.supervise.priority import session_gives_way
 from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus
 from muleteer.supervise.sockets import listen_unix, remove_socket
 from muleteer.supervise.states import Event, IllegalMove, State, next_state
@@ -106,6 +107,7 @@ class KeptProcess:
         self._around.loop.watch(child.channel, self._on_control, self._on_writable)
         self._around.loop.watch(child.output, self._on_output)
         self._later(self.spec.ready_timeout_s, self._on_ready_timeout)
+        self._give_way()
         self._around.emit(events.Started(self.spec.id, child.pid, self._lives - 1, self.spec.labels))
         self._around.on_change(self)
 
@@ -313,6 +315,10 @@ class KeptProcess:
 
     def _make_output(self, fd: int) -> Output:
         return Output(fd, self._log, lambda text: self._around.emit(events.Output(self.spec.id, text)))
+
+    def _give_way(self) -> None:
+        if self.child is not None and self.spec.nice and not session_gives_way(self.child.pid, self.spec.nice):
+            self._later(PRIORITY_RETRY_S, self._give_way)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         self._timers.append(self._around.loop.after(seconds, call))

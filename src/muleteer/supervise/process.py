@@ -21,6 +21,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         ready_timeout_s: from start to `ready`; then it is killed and the start counts as failed.
         grace_s: from SIGTERM to SIGKILL when stopping.
         starts_max: failed starts in a row until FAILED; None keeps trying (gateway, controller).
+        nice: its priority against others, 0 to 19, of which 0 has the most time when cores are short.
+        oom_score: how much sooner than the supervisor the kernel takes it when memory runs out, 0 to 1000.
         stop_rank: on shutdown lower ranks stop first, and are gone before the next rank is told.
     """
 
@@ -32,6 +34,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ready_timeout_s: float = 300.0
     grace_s: float = 25.0
     starts_max: int | None = None
+    nice: int = 0
+    oom_score: int = 0
     stop_rank: int = 0
     cwd: str | None = None
 

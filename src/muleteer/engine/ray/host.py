@@ -1,0 +1,249 @@
+"""`python -m muleteer.engine.ray.host`: keeps one replica on a node of the cluster. Single-threaded; knows no Ray.
+
+Beside the actor that started it, as the supervisor is beside a controller, with the same parts: it holds the TCP
+listener, so the address outlives the model; it starts the model's process, restarts it, and says what comes of it.
+Orders come as JSON lines on stdin, rows go out on stdout; the first line in says what to keep. The end of stdin is the
+end of all.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from muleteer import __version__
+from muleteer.base.clock import MonotonicClock
+from muleteer.base.errors import UsageError, WireError
+from muleteer.base.limits import CONTROL_LINE_BYTES_MAX
+from muleteer.engine.launch import process_spec, replica_status
+from muleteer.engine.port import ReplicaRequest, ReplicaStatus
+from muleteer.spec.secret import SECRET_VARIABLE
+from muleteer.supervise import events
+from muleteer.supervise.child import become_subreaper
+from muleteer.supervise.kept import KeptProcess, Request, Surroundings
+from muleteer.supervise.loop import Loop
+from muleteer.supervise.oom import OomWitness, counter_files
+from muleteer.supervise.orphans import kill_orphans
+from muleteer.supervise.process import LastExit
+from muleteer.supervise.sockets import listen_tcp
+from muleteer.supervise.states import State
+from muleteer.wire.lines import LineDecoder, encode_line
+
+LISTENER = "link"
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line.
+
+    Attributes:
+        version: of the muleteer that asks.
+        request: the replica, as plain values: another version may shape it otherwise.
+        secret: what a gateway must show.
+        shipped: the model's folder came with the actor and is `folder`; else it is where `request` says.
+        folder: the actor's working directory.
+        address: of this node, to listen on.
+        instance: whose replica it is; names the folder of its log.
+    """
+
+    version: str
+    request: dict[str, Any]
+    secret: str
+    shipped: bool
+    folder: str
+    address: str
+    instance: str
+
+
+class Host:
+    """One replica, from its first life to its last. `run()` once."""
+
+    def __init__(self, config: HostConfig, orders: int, rows: int) -> None:
+        self._config = config
+        self._orders = socket_or_pipe(orders)
+        self._rows = rows
+        self._request = msgspec.convert(config.request, ReplicaRequest)
+        self._clock = MonotonicClock()
+        self._loop = Loop(self._clock)
+        self._oom = OomWitness(counter_files())
+        self._decoder = LineDecoder(CONTROL_LINE_BYTES_MAX)
+        self._kept: KeptProcess | None = None
+        self._over = False
+
+    def run(self) -> None:
+        """Until it was stopped, or stdin ended. Nothing is left then."""
+        become_subreaper()
+        self._loop.open((signal.SIGCHLD,), self._on_child)
+        self._loop.watch(self._orders, self._on_order)
+        try:
+            with listen_tcp(self._config.address, 0) as listener:
+                self._keep(listener)
+                while not self._over:
+                    self._loop.turn()
+        finally:
+            if self._kept is not None:
+                self._kept.abandon()
+            kill_orphans(set())
+            self._loop.close()
+
+    def _keep(self, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        address = f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+        request = self._request
+        if self._config.shipped:
+            request = msgspec.structs.replace(request, base_dir=self._config.folder)
+        spec = process_spec(request, address)
+        spec = msgspec.structs.replace(
+            spec,
+            sockets={LISTENER: LISTENER},
+            env={**spec.env, SECRET_VARIABLE: self._config.secret},
+        )
+        around = Surroundings(
+            self._loop,
+            self._clock,
+            random.random,
+            log_folder(self._config.instance),
+            {LISTENER: listener},
+            _say,
+            self._on_change,
+            _refuse,
+        )
+        self._kept = KeptProcess(spec, around)
+        self._kept.start()
+
+    def _on_change(self, kept: KeptProcess) -> None:
+        status = replica_status(kept.status())
+        if self._config.shipped:
+            status = msgspec.structs.replace(status, files=tuple(self._own(file) for file in status.files))
+        if kept.state is State.STOPPED:
+            self._over = True
+        self._tell(status)
+
+    def _own(self, file: str) -> str:
+        """A shipped file by its path where it came from: that is where it will change."""
+        folder = Path(self._config.folder)
+        path = Path(file)
+        return str(Path(self._request.base_dir) / path.relative_to(folder)) if path.is_relative_to(folder) else file
+
+    def _tell(self, status: ReplicaStatus) -> None:
+        line = encode_line({**msgspec.to_builtins(status), "machine": machine()})
+        while line:
+            line = line[os.write(self._rows, line) :]
+
+    def _on_order(self) -> None:
+        data = os.read(self._orders.fileno(), 65536)
+        if not data:
+            self._over = True
+            return
+        kept = self._kept
+        for order in self._decoder.feed(data):
+            if kept is None or kept.state is State.STOPPED:
+                return
+            if order["type"] == "stop":
+                kept.stop()
+            elif order["type"] == "retry":
+                kept.retry()
+            elif order["type"] == "abort":
+                kept.abort(order["pid"], order["reason"])
+
+    def _on_child(self, _number: signal.Signals) -> None:
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            kept = self._kept
+            ours = kept is not None and kept.child is not None and kept.child.pid == dead.si_pid
+            if ours and kept is not None:
+                kept.before_reaping()
+            os.waitpid(dead.si_pid, 0)
+            oom = self._oom.saw_kill(self._clock.now())
+            if ours and kept is not None:
+                exited = dead.si_code == os.CLD_EXITED
+                kept.after_reaping(*((dead.si_status, None) if exited else (None, dead.si_status)), oom=oom)
+
+
+def main() -> None:
+    """Read the first line, then keep."""
+    rows = os.dup(1)
+    os.dup2(2, 1)  # nothing but rows may go there
+    os.set_inheritable(rows, False)  # noqa: FBT003
+    first = b""
+    while not first.endswith(b"\n"):
+        byte = os.read(0, 1)  # no more: what follows is for the loop
+        if not byte:
+            return
+        first += byte
+    config = msgspec.json.decode(first, type=HostConfig)
+    reason = ""
+    if config.version != __version__:
+        reason = f"it has muleteer {__version__}, the server {config.version}: install the same on every node"
+    else:
+        from setproctitle import setproctitle
+
+        setproctitle(f"muleteer: ray host {config.request['id']}")
+        try:
+            Host(config, 0, rows).run()
+        except UsageError as error:
+            reason = str(error)
+    if reason:
+        os.write(rows, encode_line(failed(config, reason)))
+
+
+def failed(config: HostConfig, reason: str) -> dict[str, Any]:
+    """The row of a replica that cannot be kept here at all."""
+    last_exit = LastExit(reason="unfit_node", message=reason)
+    return {"id": config.request["id"], "state": "failed", "last_exit": msgspec.to_builtins(last_exit)}
+
+
+def machine() -> str:
+    """Two processes with the same text share their process ids."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    return ""
+
+
+def log_folder(instance: str) -> Path:
+    """Beside the log that Ray keeps of the actor, else a temporary one: a disk in trouble costs only the log."""
+    beside = Path(os.environ.get("RAY_LOG_FOLDER", "")) if os.environ.get("RAY_LOG_FOLDER") else None
+    folder = (beside or Path(tempfile.gettempdir())) / f"muleteer-{instance}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+class _Pipe:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+
+def socket_or_pipe(fd: int) -> _Pipe:
+    """What the loop can watch."""
+    return _Pipe(fd)
+
+
+def _say(event: events.Event) -> None:
+    if isinstance(event, events.Output):
+        print(event.text, file=sys.stderr, flush=True)
+
+
+def _refuse(_kept: KeptProcess, request: Request) -> None:
+    raise WireError(f"a replica may not ask for {type(request).__name__.lower()}")
+
+
+if __name__ == "__main__":
+    main()
