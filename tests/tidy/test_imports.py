@@ -21,9 +21,10 @@ LAYERS = {
     "gateway": LOW,
     "engine": LOW | {"supervise"},
     "control": LOW | {"supervise", "engine"},
+    "trial": LOW | {"supervise", "engine", "control"},
     "client": {"base", "spec"},
     "testing": LOW | {"supervise", "engine"},
-    "cli": LOW | {"supervise", "engine", "control", "client", "replica"},
+    "cli": LOW | {"supervise", "engine", "control", "client", "replica", "trial"},
     "": {"base", "client", "cli"},
 }
 # Third-party packages that only some rooms may know: the promise that the rest starts fast and stays ignorant.

@@ -1,0 +1,1 @@
+"""Replicas by themselves, called and measured before they serve anyone."""
