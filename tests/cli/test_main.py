@@ -126,6 +126,30 @@ USAGE_ERRORS = [
         "--replicas: -1 is not allowed: at least 0 and at most 1024",
     ),
     (
+        ["serve", "fancy_model.py:FancyModel", "--replicas", "2:1"],
+        "--replicas: min 2 is more than max 1",
+    ),
+    (
+        ["serve", "fancy_model.py:FancyModel", "--slo", "p95=1s"],
+        "--slo: 'p95=1s' is not a response time to keep: write p99=100ms",
+    ),
+    (
+        ["serve", "fancy_model.py:FancyModel", "--batch", "lists"],
+        "--batch: 'lists' is not one of auto, off, list, stack; did you mean list?",
+    ),
+    (
+        ["serve", "fancy_model.py:FancyModel", "--slo", "p99=1s", "--timeout", "1s"],
+        "--slo: slo p99=1s is not below timeout 1s: a call as late as that is ended first",
+    ),
+    (
+        ["serve", "fancy_model.py:FancyModel", "--gateways", "every_node"],
+        "--gateways: every_node needs engine ray: engine local has one node; give a number",
+    ),
+    (
+        ["serve", "fancy_model.py:FancyModel", "--gpus", "2", "--gpu-devices", "0"],
+        "--gpus: one replica with 2 GPUs needs more than gpu_devices 0 has",
+    ),
+    (
         ["serve", "fancy_modle.py:FancyModel"],
         "target 'fancy_modle.py:FancyModel': there is no file fancy_modle.py; did you mean fancy_model.py?",
     ),
@@ -257,6 +281,10 @@ def test_config_as_json_tells_origins(folder):
     assert found["timeout"] == (0.1, "MULETEER_TIMEOUT")
     assert found["run_dir"] == (str(folder.run_dir.resolve()), "MULETEER_RUN_DIR")
     assert found["replicas"] == (None, "default")
+    done = folder.muleteer("config", "--json", "--replicas", "0:8", MULETEER_SLO="p99=100ms")
+    found = {each["name"]: (each["value"], each["origin"]) for each in json.loads(done.stdout)["settings"]}
+    assert found["replicas"] == ({"min": 0, "max": 8}, "--replicas")
+    assert found["slo"] == ({"p99": 0.1}, "MULETEER_SLO")
     assert all(limit["why"] for limit in shown["limits"])
 
 
@@ -265,6 +293,11 @@ def test_config_as_text_has_a_row_for_each_setting_and_limit(folder):
     assert re.match(r"SETTING +VALUE +DEFAULT +FROM +WHAT IT IS; WHY THE DEFAULT$", lines[0])
     assert any(re.match(r"idempotent +off +on +--idempotent ", line) for line in lines)
     assert any(re.match(r"max_body +1MiB +64MiB +--max-body +largest request body", line) for line in lines)
+    assert any(re.match(r"replicas +auto +auto +default ", line) for line in lines)
+    lines = folder.muleteer("config", "--replicas", "0:8", "--slo", "p99=100ms", "--gateways", "2").stdout.splitlines()
+    assert any(re.match(r"replicas +0:8 +auto +--replicas ", line) for line in lines)
+    assert any(re.match(r"slo +p99=100ms +none +--slo ", line) for line in lines)
+    assert any(re.match(r"gateways +2 +1 +--gateways ", line) for line in lines)
     assert any(re.match(r"header_fields_max +100 +fields ", line) for line in lines)
 
 

@@ -3,13 +3,16 @@
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muleteer.base.errors import SpecError
+from muleteer.spec.checks import join
 from muleteer.spec.dump import dump
 from muleteer.spec.file import METHODS, load_file, parse_text
+from muleteer.spec.fit import misfits
 from muleteer.spec.settings import (
     SETTINGS,
     BackendSettings,
@@ -155,6 +158,7 @@ BAD = {
     "cpus: two": "backends.b.cpus: expected a number, not 'two'",
     "cpus: .nan": "backends.b.cpus: '.nan' is not a number",
     "memory: 0": "backends.b.memory: 0 is not allowed: at least 1",
+    "gpus: 1.5": "backends.b.gpus: 1.5 is not allowed: a whole number, or a part of one below 1",
     "gpus: -1": "backends.b.gpus: -1 is not allowed: at least 0 and at most 1024",
     "share: fork": "backends.b.share: 'fork' is not one of none, preload",
     "weight: 0": "backends.b.weight: 0 is not allowed: more than 0 and at most 1000",
@@ -295,6 +299,8 @@ def setting_values(setting):
     low, high = setting.bounds.get("ge", setting.bounds.get("gt", 0)), setting.bounds.get("le", 10**9)
     if setting.kind == "slo":
         values = st.builds(Slo, st.floats(1e-6, 3600))
+    elif setting.kind == "ray":
+        values = st.sampled_from(["{}", '{"placement":"pack"}', '{"resources":{"disk":0.5},"node":"10.0.0.1"}'])
     elif setting.kind == "devices":
         values = st.lists(st.integers(0, 15), min_size=1, unique=True).map(lambda ids: ",".join(map(str, ids)))
     elif setting.type is bool:
@@ -309,6 +315,8 @@ def setting_values(setting):
         values = st.floats(low, high, exclude_min="gt" in setting.bounds, allow_subnormal=False)
     if setting.kind == "replicas":
         values |= st.tuples(values, values).map(lambda two: Replicas(min(two), max(two)))
+    if setting.kind == "parts":
+        values = st.floats(0, 1) | st.integers(1, 64).map(float)
     return st.none() | values if setting.optional else values
 
 
@@ -350,7 +358,26 @@ def declarations(draw):
         for i, name in enumerate(draw(st.lists(NAMES, max_size=3, unique=True)))
     )
     server = draw(settings_of(ServerSettings, "server", left_out=("run_dir", "state_dir", "admin_token")))
-    return Declared(server=server, backends=backends, endpoints=endpoints)
+    return fitting(Declared(server=server, backends=backends, endpoints=endpoints))
+
+
+def fitting(declared):
+    """Without the settings that do not go with the others."""
+    for misfit in misfits(declared):
+        *_, setting = misfit.path.split(".")
+        default = {setting: SETTINGS[setting].default}
+        if misfit.path.startswith("server"):
+            return fitting(
+                msgspec.structs.replace(declared, server=msgspec.structs.replace(declared.server, **default))
+            )
+        backends = [
+            msgspec.structs.replace(backend, settings=msgspec.structs.replace(backend.settings, **default))
+            if misfit.path.startswith(join("backends", backend.name) + ".")
+            else backend
+            for backend in declared.backends
+        ]
+        return fitting(msgspec.structs.replace(declared, backends=tuple(backends)))
+    return declared
 
 
 @settings(max_examples=60)

@@ -1,9 +1,10 @@
 """Where settings come from, and what is refused."""
 
+import msgspec
 import pytest
 
 from muleteer.spec.load import read_value, resolve, show_value
-from muleteer.spec.settings import SETTINGS
+from muleteer.spec.settings import SETTINGS, BackendSettings, Replicas, Slo
 
 
 def problems_of(flags=None, environ=None):
@@ -22,7 +23,7 @@ def test_a_flag_wins_over_the_environment_which_wins_over_the_default():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_all_three_origins(name, tmp_path):
     setting = SETTINGS[name]
-    special = {"run_dir": "/tmp/m", "host": "::1", "slo": "p99=1s"}
+    special = {"run_dir": "/tmp/m", "host": "::1", "slo": "p99=1s", "ray": "{}"}
     text = special.get(name) or next(iter(setting.choices), "yes" if setting.type is bool else "1")
     assert resolve({name: text}, {})[0].values[name].origin == setting.flag
     assert resolve({}, {setting.env: text})[0].values[name].origin == setting.env
@@ -47,8 +48,85 @@ def test_every_problem_is_reported_at_once_and_names_its_origin():
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("replicas", "2", 2),
+        ("replicas", "0:8", Replicas(0, 8)),
+        ("replicas", "auto", None),
+        ("slo", "p99=100ms", Slo(0.1)),
+        ("slo", " p99 = 2 ", Slo(2.0)),
+        ("slo", "none", None),
+        ("slo", "off", None),
+        ("batch", "off", "off"),
+        ("batch", "list", "list"),
+        ("batch_max", "auto", None),
+        ("cpus", "0.5", 0.5),
+        ("memory", "2GiB", 2**31),
+        ("gpus", "0.25", 0.25),
+        ("gpus", "2", 2.0),
+        ("share", "none", "none"),
+        ("idle", "5min", 300.0),
+        ("gateways", "3", 3),
+        ("gateways", "every_node", "every_node"),
+        ("gpu_devices", "0, 1", "0,1"),
+        ("gpu_devices", "GPU-1f0e,MIG-ab/1/0", "GPU-1f0e,MIG-ab/1/0"),
+    ],
+)
+def test_text_forms(name, text, value):
+    found = read_value(SETTINGS[name], text)
+    assert (found, type(found)) == (value, type(value))
+    assert read_value(SETTINGS[name], show_value(SETTINGS[name], found)) == found
+
+
+def test_how_many_replicas_there_may_be():
+    assert BackendSettings().bounds == Replicas(1, 1)
+    assert BackendSettings(replicas=0).bounds == Replicas(0, 0)
+    assert BackendSettings(replicas=3, slo=Slo(0.1)).bounds == Replicas(3, 3)
+    assert BackendSettings(slo=Slo(0.1)).bounds == Replicas(1, 1024)
+    assert BackendSettings(replicas=Replicas(0, 8)).bounds == Replicas(0, 8)
+    elastic = [BackendSettings(replicas=replicas).elastic for replicas in (None, 2, Replicas(2, 2), Replicas(0, 1))]
+    assert elastic == [False, False, False, True]
+
+
+def test_revisions_of_all_ages_can_be_read():
+    """What an earlier version stored: a plain number of replicas, and none of the settings that it did not know."""
+    settings = '{"replicas":2,"concurrency":1,"timeout":30.0,"idempotent":true,"max_body":1,"load_timeout":300.0}'
+    assert msgspec.json.decode(settings, type=BackendSettings).bounds == Replicas(2, 2)
+    new = BackendSettings(replicas=Replicas(0, 8), slo=Slo(0.1))
+    assert msgspec.json.decode(msgspec.json.encode(new), type=BackendSettings) == new
+    with pytest.raises(msgspec.ValidationError, match="min 3 is more than max 2"):
+        msgspec.json.decode('{"replicas":{"min":3,"max":2}}', type=BackendSettings)
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("replicas", "off"),
+        ("replicas", "1:"),
+        ("replicas", ":8"),
+        ("replicas", "2:1"),
+        ("replicas", "0:1025"),
+        ("replicas", "1:2:3"),
+        ("slo", "100ms"),
+        ("slo", "p95=1s"),
+        ("slo", "p99=0s"),
+        ("slo", "p99=2h"),
+        ("batch", "lists"),
+        ("batch", ""),
+        ("batch_max", "0"),
+        ("batch_max", "off"),
+        ("cpus", "nan"),
+        ("cpus", "1e999"),
+        ("cpus", "0"),
+        ("gpus", "1.5"),
+        ("gpus", "-1"),
+        ("memory", "0"),
+        ("weight", "0"),
+        ("gateways", "0"),
+        ("gateways", "every-node"),
+        ("gpu_devices", "0,0"),
+        ("gpu_devices", "0,"),
+        ("gpu_devices", "all"),
         ("timeout", "0"),
         ("timeout", "3601"),
         ("expected", "0s"),

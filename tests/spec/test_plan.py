@@ -13,6 +13,7 @@ from muleteer.spec.settings import (
     EndpointSpec,
     Replicas,
     ServerSettings,
+    Slo,
 )
 from muleteer.spec.traffic import Affinity, Shadow
 from tests.spec.test_file import declarations
@@ -151,6 +152,41 @@ def test_the_whole_rendering():
 ~ server: takes effect when the server is started again
     port: 8000 → 9000"""
     )
+
+
+def test_replicas_that_may_vary_in_words():
+    old = declared([backend("a"), backend("b", replicas=Replicas(1, 4)), backend("c", slo=Slo(0.1)), backend("d")])
+    new = declared(
+        [
+            backend("a", replicas=Replicas(0, 8), concurrency=2),
+            backend("b", replicas=2),
+            backend("c"),
+            backend("d", slo=Slo(0.1), replicas=1),
+            backend("e", replicas=Replicas(0, 8)),
+        ]
+    )
+    assert (
+        render_plan(diff(old, new))
+        == """\
+~ backend a: replaces 1 replica one by one, no request lost, has 0 to 8 replicas, as many as its load needs
+    replicas: 1 → 0:8
+    concurrency: 1 → 2
+~ backend b: has 2 replicas, whatever its load
+    replicas: 1:4 → 2
+~ backend c: has 1 replica, whatever its load
+    slo: p99=100ms → none
+~ backend d: at once, no request lost
+    replicas: auto → 1
+    slo: none → p99=100ms
++ backend e: m.py:M, starts 0 to 8 replicas, as many as its load needs"""
+    )
+    assert {change.field: change.cost for change in diff(old, new).of("backend", "change")} == {
+        "replicas": "live",
+        "slo": "live",
+        "concurrency": "replace",
+    }
+    removed = diff(new, declared())
+    assert "- backend e: finishes its requests, then stops its replicas" in render_plan(removed).split("\n")
 
 
 def test_no_difference():

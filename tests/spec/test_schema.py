@@ -36,6 +36,7 @@ BEYOND = [
     "max_body: 1.5B",
     "replicas: {min: 3, max: 2}",
     "cpus: .nan",
+    "gpus: 1.5",
     "{route: /x, backend: c}",
     "{route: /x, traffic: {b: 0}}",
     "{route: /livez, backend: b}",

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muleteer.base.errors import SpecError, TargetError, UsageError, UsageErrors
+from muleteer.spec.fit import misfits
 from muleteer.spec.names import check_name
 from muleteer.spec.routes import check_route
-from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from muleteer.spec.settings import SETTINGS, BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
 from muleteer.spec.targets import check_target
 
 
@@ -66,6 +67,12 @@ def declare(
         ),
     )
     return declared, problems
+
+
+def misfits_of_flags(declared: Declared) -> list[UsageError]:
+    """What does not go together, by flag: each once, whatever the number of targets."""
+    found = {misfit.message: SETTINGS[misfit.path.rpartition(".")[2]].flag for misfit in misfits(declared)}
+    return [SpecError(f"{flag}: {message}") for message, flag in found.items()]
 
 
 def declare_file(path: Path) -> Declared:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from muleteer.base.errors import UsageError, UsageErrors
-from muleteer.cli.declare import declare, declare_file, restore
+from muleteer.base.errors import SpecError, UsageError, UsageErrors
+from muleteer.cli.declare import declare, declare_file, misfits_of_flags, restore
 from muleteer.cli.flags import Parser, add_settings, forget_secrets, given_settings
 from muleteer.cli.foreground import Foreground
 from muleteer.cli.output import Paint
 from muleteer.cli.server import Server, Task
+from muleteer.spec.fit import misfits
 from muleteer.spec.load import Settings, resolve
 from muleteer.spec.settings import SETTINGS, Declared, ServerSettings
 
@@ -76,6 +77,8 @@ def _from_targets(found: argparse.Namespace) -> Task:
         backend=settings.backend(),
     )
     more += _check_admin(settings.server())
+    if not problems:
+        more += misfits_of_flags(declared)
     if problems or more:
         raise UsageErrors([*more, *problems])
     return Task(declared, tether=found.tether)
@@ -104,9 +107,9 @@ def _without_targets(found: argparse.Namespace) -> Task:
                 f"{alien[0]} belongs to a TARGET, and there is none; muleteer apply changes what is declared"
             )
     declared = msgspec.structs.replace(declared, server=_merged(settings, declared.server))
-    problems_of_admin = _check_admin(declared.server)
-    if problems_of_admin:
-        raise UsageErrors(problems_of_admin)
+    more = _check_admin(declared.server) + [SpecError(str(misfit)) for misfit in misfits(declared)]
+    if more:
+        raise UsageErrors(more)
     return Task(declared, restored=restored, tether=found.tether)
 
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from muleteer.base.errors import SpecError
+from muleteer.spec.fit import misfits
 from muleteer.spec.nearest import did_you_mean
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
 from muleteer.spec.shape import (
@@ -150,6 +151,12 @@ def check_rollouts(before: Declared, after: Declared, moving: Iterable[str]) -> 
         old, new = _find(before.endpoints, name), _find(after.endpoints, name)
         if old is not None and (new is None or (new.traffic, new.shadow) != (old.traffic, old.shadow)):
             raise RolloutActiveError(f"a rollout moves the traffic of endpoint {name!r}: abort it first")
+
+
+def check_fit(after: Declared) -> None:
+    """Raises ShapeError if settings of `after` do not go together: a backend's and the server's, say."""
+    if found := misfits(after):
+        raise ShapeError([str(misfit) for misfit in found])
 
 
 def undo_of(before: Declared, after: Declared, revision: int) -> str:

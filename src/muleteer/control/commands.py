@@ -72,7 +72,9 @@ class Commands:
 
     def plan(self, shape: dict[str, Any], base_dir: str) -> Planned:
         """What `apply` would change. Raises ShapeError."""
-        found = diff(self.declared, change.apply(self.declared, shape, base_dir))
+        after = change.apply(self.declared, shape, base_dir)
+        change.check_fit(after)
+        found = diff(self.declared, after)
         return Planned(self.revision, found.changes, render_plan(found))
 
     def apply(
@@ -113,6 +115,7 @@ class Commands:
         found = diff(before, after)
         if not found.changes:
             return Changed(revision, (), render_plan(found), "")
+        change.check_fit(after)
         change.check_rollouts(before, after, self._moves.active())
         names = {endpoint.name for endpoint in after.endpoints}
         gone = [endpoint for endpoint in self._moves.known() if endpoint not in names]

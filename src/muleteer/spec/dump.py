@@ -59,6 +59,8 @@ def _settings(settings: BackendSettings | ServerSettings) -> dict[str, Any]:
             value = _seconds(value)
         elif setting.kind == "bytes":
             value = _exactly(format_bytes(value), parse_bytes, value) or value
+        elif setting.kind == "ray":
+            value = json.loads(value)
         elif isinstance(value, Replicas):
             value = {"min": value.min, "max": value.max}
         elif isinstance(value, Slo):

@@ -20,6 +20,7 @@ from muleteer.base.errors import SpecError, TargetError
 from muleteer.base.limits import YAML_PROBLEMS_MAX
 from muleteer.spec.checks import join
 from muleteer.spec.document import Mapping, Node, Problem, Scalar, Sequence, Unreadable, read_document
+from muleteer.spec.fit import misfits_between, misfits_of_backend, misfits_of_server
 from muleteer.spec.names import check_name
 from muleteer.spec.nearest import did_you_mean
 from muleteer.spec.routes import check_route
@@ -132,6 +133,10 @@ class Reader(Values):
         server = ServerSettings()
         if "server" in top:
             server = ServerSettings(**self.server(top["server"][1]))
+        if not self.problems:
+            for backend in backends:
+                self.note_misfits(misfits_between(backend, server), root.line)
+            self.note_misfits(misfits_of_server(server), root.line)
         return Declared(server=server, backends=tuple(backends), endpoints=tuple(endpoints))
 
     def server(self, node: Node) -> dict[str, Any]:
@@ -158,7 +163,10 @@ class Reader(Values):
                 self.attempt(given["model"][1].line, f"{path}.model", lambda: self._check(target, base_dir))
         elif isinstance(node, Mapping):
             self.note(line, path, "needs a `model`: file.py:Name or package.module:Name")
+        before = len(self.problems)
         settings = BackendSettings(**self.settings(given, _BACKEND, path))
+        if len(self.problems) == before:  # else what is missing here was only mistyped
+            self.note_misfits(misfits_of_backend(name, settings), line)
         return BackendSpec(name=name, target=target, base_dir=str(base_dir), settings=settings)
 
     def endpoint(self, name: str, line: int, node: Node) -> EndpointSpec:

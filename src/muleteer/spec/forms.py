@@ -78,3 +78,8 @@ def parse_devices(text: str) -> str:
     if len(set(names)) < len(names):
         raise ValueError(f"{text!r} names a GPU twice")
     return ",".join(names)
+
+
+def count_devices(devices: str) -> int:
+    """Of `0,1`: 2."""
+    return devices.count(",") + 1

@@ -15,6 +15,7 @@ import msgspec
 from muleteer.base.errors import SpecError
 from muleteer.spec.forms import format_replicas, format_slo, parse_devices, parse_replicas, parse_slo
 from muleteer.spec.nearest import did_you_mean
+from muleteer.spec.ray_options import parse_ray
 from muleteer.spec.run_dir import complete_run_dir, default_run_dir, default_state_dir
 from muleteer.spec.setting import Setting
 from muleteer.spec.settings import SETTINGS, BackendSettings, ServerSettings
@@ -25,7 +26,12 @@ _COMPARE = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _DECIMAL = re.compile(r"-?(\.[0-9]{1,400}|[0-9]{1,18}(\.[0-9]{0,400})?)([eE][-+]?[0-9]{1,3})?", re.ASCII)
 UNSET = {"off": ("off", "none"), "none": ("off", "none"), "auto": ("auto",)}  # the word for None → what may be written
-_FORMS: dict[str, Callable[[str], Any]] = {"replicas": parse_replicas, "slo": parse_slo, "devices": parse_devices}
+_FORMS: dict[str, Callable[[str], Any]] = {
+    "replicas": parse_replicas,
+    "slo": parse_slo,
+    "devices": parse_devices,
+    "ray": parse_ray,
+}
 _PRINTABLE = re.compile(r"[!-~]+")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -99,6 +105,8 @@ def read_value(setting: Setting, text: str) -> Any:
     value = _parse_number(setting, text)
     if not all(_COMPARE[key](value, bound) for key, bound in setting.bounds.items()):
         raise ValueError(f"{text} is not allowed: {describe_bounds(setting)}")
+    if setting.kind == "parts" and value > 1 and not float(value).is_integer():
+        raise ValueError(f"{text} is not allowed: a whole number, or a part of one below 1")
     return value
 
 

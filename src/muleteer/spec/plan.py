@@ -185,9 +185,9 @@ def _effect(changes: list[Change], plan: Plan) -> str:
 
 def _resized(before: Replicas, after: Replicas) -> str:
     if after.min != after.max:
-        return f"{describe_replicas(after)}, as many as its load needs"
+        return f"has {describe_replicas(after)}, as many as its load needs"
     if before.min != before.max:
-        return f"{describe_replicas(after)}, whatever its load"
+        return f"has {describe_replicas(after)}, whatever its load"
     more = after.min - before.min
     return f"starts {more} more" if more > 0 else f"finishes the requests of {-more} and stops them"
 
@@ -205,7 +205,8 @@ def _move(change: Change, plan: Plan) -> str:
     """`1 → 2`. Replicas that were left open are shown as what that means."""
     if change.what == "backend" and change.field == "replicas":
         old, new = map(format_replicas, plan.replicas[change.name])
-        return f"{old} → {new}"
+        if old != new:
+            return f"{old} → {new}"
     return f"{_shown(change, change.before)} → {_shown(change, change.after)}"
 
 

@@ -70,7 +70,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
         plain: dict[str, Any] = {"type": kinds[setting.type]}
         plain |= {_BOUNDS[key]: bound for key, bound in setting.bounds.items()}
         choices.append(plain | ({"minLength": 1} if setting.type is str else {}))
-    if setting.kind:
+    if setting.kind and setting.kind != "parts":
         choices.append(_forms(setting.kind))
     words: list[str | None] = list(setting.choices)
     if setting.optional:
@@ -90,6 +90,15 @@ def _forms(kind: str) -> dict[str, Any]:
     if kind == "slo":
         number = {"type": "number", "exclusiveMinimum": 0, "maximum": SLO_S_MAX}
         return _object({"p99": {"anyOf": [number, seconds]}}, required=["p99"])
+    if kind == "ray":
+        return _object(
+            {
+                "resources": {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+                "placement": {"enum": ["spread", "pack"]},
+                "node": {"type": "string"},
+                "runtime_env": {"type": "object"},
+            }
+        )
     if kind == "devices":
         return {"type": "integer", "minimum": 0}
     return seconds if kind == "seconds" else {"type": "string", "pattern": _BYTES}

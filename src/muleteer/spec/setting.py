@@ -35,7 +35,8 @@ class Setting(msgspec.Struct, frozen=True):
 
     Attributes:
         type: of the value, or of the first kind of value if there are several.
-        kind: how text is read: `seconds`, `bytes`, `replicas`, `slo`, `devices`; empty: as its type says.
+        kind: how text is read: `seconds`, `bytes`, `replicas`, `slo`, `devices`, `ray`, `parts` (of a
+            whole one, or whole ones); empty: as its type says.
         choices: words that are values.
         optional: None is a value.
         unset: the word for None.

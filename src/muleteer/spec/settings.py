@@ -188,10 +188,21 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             "GPUs of one replica: a whole number, or a part of one below 1",
             why="most models need none",
             cost="replace",
+            kind="parts",
             ge=0,
             le=1024,
         ),
     ] = 0.0
+    ray: Annotated[
+        str | None,
+        _about(
+            "what Ray is told beyond cpus, memory and gpus: resources, placement, node, runtime_env",
+            why="spread over the nodes, with what is installed there",
+            cost="replace",
+            kind="ray",
+            unset="none",
+        ),
+    ] = None
     share: Annotated[
         Literal["none", "preload"],
         _about(

@@ -4,12 +4,17 @@ where.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from muleteer.spec.checks import Checks, join, shown
-from muleteer.spec.document import Mapping, Node, Scalar
+from muleteer.spec.document import Mapping, Node, Problem, Scalar, Sequence
+from muleteer.spec.fit import Misfit
 from muleteer.spec.forms import make_range, make_slo
 from muleteer.spec.load import UNSET, read_value
+from muleteer.spec.ray_options import parse_ray
 from muleteer.spec.setting import Setting
 
 _MAPPINGS = {"replicas": ("min", "max"), "slo": ("p99",)}
@@ -19,6 +24,10 @@ _MAPPINGS = {"replicas": ("min", "max"), "slo": ("p99",)}
 class Values(Checks):
     """Reads settings; what is wrong with one is noted, and it is left out."""
 
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(problems)
+        self._lines: dict[str, int] = {}  # path of a setting → where it stands
+
     def settings(self, given: dict[str, tuple[int, Node]], known: dict[str, Setting], path: str) -> dict[str, Any]:
         """The values of those keys of `given` that are known settings."""
         values = {}
@@ -26,13 +35,22 @@ class Values(Checks):
             if key not in known:
                 continue
             setting, at = known[key], join(path, key)
-            if isinstance(node, Mapping) and setting.kind in _MAPPINGS:
+            self._lines[at] = node.line
+            if isinstance(node, Mapping) and setting.kind == "ray":
+                text = msgspec.json.encode(_plain(node)).decode()
+                found = self.attempt(node.line, at, lambda: [parse_ray(text)])  # noqa: B023  called at once
+            elif isinstance(node, Mapping) and setting.kind in _MAPPINGS:
                 found = self._structure(setting, node, at)
             else:
                 found = self.attempt(node.line, at, lambda: [_scalar(setting, node)])  # noqa: B023  called at once
             if found is not None:
                 values[key] = found[0]
         return values
+
+    def note_misfits(self, found: Iterable[Misfit], line: int) -> None:
+        """What does not go together, at its own line if it has one, else at `line`."""
+        for misfit in found:
+            self.note(self._lines.get(misfit.path, line), misfit.path, misfit.message)
 
     def _structure(self, setting: Setting, node: Mapping, path: str) -> list[Any] | None:
         """In a list, as None is a value."""
@@ -68,6 +86,15 @@ class Values(Checks):
         return None
 
 
+def _plain(node: Node) -> Any:
+    match node:
+        case Mapping():
+            return {key: _plain(value) for key, (_, value) in node.entries.items()}
+        case Sequence():
+            return [_plain(item) for item in node.items]
+    return node.value
+
+
 def describe_type(setting: Setting) -> str:
     """What may be written, e.g. `a time such as 500ms or 10s`."""
     by_kind = {
@@ -76,6 +103,7 @@ def describe_type(setting: Setting) -> str:
         "replicas": "a whole number or {min: 1, max: 8}",
         "slo": "{p99: TIME}, such as {p99: 100ms}",
         "devices": "numbers of GPUs such as 0,1",
+        "ray": "a mapping such as {placement: pack}",
     }
     by_type = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if setting.kind in by_kind:
