@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from muleteer.wire.connection import Connection, Role
-from muleteer.wire.frames import FrameType, join_payload, split_payload
+from muleteer.wire.frames import Flag, FrameType, join_payload, split_payload
 from muleteer.wire.lines import LineDecoder
 
 DEADLINE_S = 20.0
@@ -37,16 +37,37 @@ class Link:
         self.send(FrameType.HELLO, payload=b'{"protocol":1,"gateway":"gateway-0"}')
         return json.loads(self.wait_for(lambda frame: frame.type is FrameType.READY).payload)
 
-    def call_bytes(self, value, *, budget_ms=10_000, raw=None):
+    def call_bytes(self, value, *, budget_ms=10_000, raw=None, flags=0):
         self.ids += 1
         body = json.dumps(value).encode() if raw is None else raw
         payload = join_payload(json.dumps({"id": f"r{self.ids}"}).encode(), body)
-        return self.ids, self.connection.send(FrameType.CALL, id=self.ids, budget=budget_ms, payload=payload)
+        data = self.connection.send(FrameType.CALL, id=self.ids, budget=budget_ms, flags=flags, payload=payload)
+        return self.ids, data
 
     def call(self, value, **how):
         id, data = self.call_bytes(value, **how)
         self.channel.sendall(data)
         return id
+
+    def batch(self, *bodies, budgets_ms=None):
+        """Send one batch of raw bodies; returns their ids."""
+        ids, whole = [], b""
+        for place, body in enumerate(bodies):
+            more = Flag.MORE if place < len(bodies) - 1 else 0
+            budget_ms = 10_000 if budgets_ms is None else budgets_ms[place]
+            id, data = self.call_bytes(None, raw=body, flags=more, budget_ms=budget_ms)
+            ids.append(id)
+            whole += data
+        self.channel.sendall(whole)
+        return ids
+
+    def outcomes(self, ids):
+        """For each id: its value, or the code of its error."""
+        found = []
+        for id in ids:
+            value, error = self.outcome(id)
+            found.append(value if error is None else error["code"])
+        return found
 
     def cancel(self, id):
         self.send(FrameType.CANCEL, id=id)

@@ -8,25 +8,27 @@ from muleteer.base.errors import WireError
 from muleteer.replica.answer import Answer, Call
 from muleteer.replica.session import Ready, Session
 from muleteer.wire.connection import Connection, Role
-from muleteer.wire.frames import FrameType, join_payload, split_payload
+from muleteer.wire.frames import Flag, FrameType, join_payload, split_payload
 
 READY = Ready("lr:v1", "lr:v1-0", 42, 1, 730)
+READY_BATCH = Ready("lr:v1", "lr:v1-0", 42, 1, 730, batch=True)
 
 
 class Pair:
     """A session and the gateway that talks to it; `cut` says how the bytes of the gateway arrive."""
 
-    def __init__(self, cut):
+    def __init__(self, cut, ready=READY):
         self.cut = cut
-        self.session = Session(READY, payload_max=10_000)
+        self.session = Session(ready, payload_max=10_000)
         self.gateway = Connection(Role.GATEWAY, payload_max=10_000)
         self.data = b""
 
     def send(self, kind, **fields):
         self.data += self.gateway.send(kind, **fields)
 
-    def call(self, id, *, budget=1000, meta=b'{"id":"r"}', body=b"{}"):
-        self.send(FrameType.CALL, id=id, budget=budget, payload=join_payload(meta, body))
+    def call(self, id, *, budget=1000, meta=b'{"id":"r"}', body=b"{}", more=False):
+        flags = Flag.MORE if more else 0
+        self.send(FrameType.CALL, id=id, budget=budget, flags=flags, payload=join_payload(meta, body))
 
     def deliver(self, now=0.0):
         """All that the gateway sent, in pieces; returns the ids to cancel."""
@@ -212,3 +214,76 @@ def test_statistics(link):
     statistics = link.session.statistics()
     assert (statistics.waiting, statistics.running, statistics.draining) == (1, 1, False)
     assert statistics.connection.open_calls == 2
+
+
+@pytest.fixture(params=[0, 1, 5], ids=["whole", "bytes", "fives"])
+def batched(request):
+    pair = Pair(request.param, READY_BATCH)
+    pair.send(FrameType.HELLO, payload=b'{"protocol":1,"gateway":"gateway-0"}')
+    pair.deliver()
+    (ready,) = pair.frames()
+    assert json.loads(ready.payload)["batch"] is True
+    return pair
+
+
+def test_a_batch_starts_when_it_is_whole(batched):
+    batched.call(1, more=True)
+    batched.call(2, more=True)
+    batched.deliver()
+    assert not batched.session.has_work
+    assert batched.session.next_batch(0.0) == []
+    batched.call(3)
+    batched.call(4)
+    batched.deliver()
+    assert batched.session.has_work
+    calls = batched.session.next_batch(0.0)
+    assert ids(calls) == [1, 2, 3]
+    assert ids(batched.session.next_batch(0.0)) == [4]
+    batched.session.settle(calls, [reply()] * 3)
+    assert [frame.id for frame in batched.frames()] == [1, 2, 3]
+
+
+def test_batches_without_members_are_skipped(batched):
+    for id in (1, 2, 3):
+        batched.call(id, more=id < 3, budget=10)
+    for id in (4, 5):
+        batched.call(id, more=id < 5)
+    for id in (6, 7):
+        batched.call(id, more=id < 7)
+    for id in (5, 6, 7):
+        batched.send(FrameType.CANCEL, id=id)
+    batched.deliver()
+    assert ids(batched.session.next_batch(0.5)) == [4]
+    assert batched.session.next_batch(0.5) == []
+    expired = dict.fromkeys((1, 2, 3), "expired_in_queue")
+    assert batched.outcomes() == {**expired, **dict.fromkeys((5, 6, 7), "cancelled")}
+
+
+def test_a_cancelled_last_member_does_not_join_two_batches(batched):
+    batched.call(1, more=True)
+    batched.call(2)
+    batched.call(3, more=True)
+    batched.call(4)
+    batched.send(FrameType.CANCEL, id=2)
+    batched.deliver()
+    assert ids(batched.session.next_batch(0.0)) == [1]
+    assert ids(batched.session.next_batch(0.0)) == [3, 4]
+
+
+def test_a_batch_that_crosses_our_drain(batched):
+    batched.call(1, more=True)
+    batched.deliver()
+    batched.session.drain()
+    batched.call(2, more=True)
+    batched.call(3)
+    batched.deliver()
+    assert batched.outcomes() == {2: "draining", 3: "draining"}
+    assert ids(batched.session.next_batch(0.0)) == [1]
+
+
+def test_models_without_batches_get_single_calls(link):
+    link.call(1, more=True)
+    link.call(2)
+    link.deliver()
+    assert ids(link.session.next_batch(0.0)) == [1]
+    assert ids(link.session.next_batch(0.0)) == [2]

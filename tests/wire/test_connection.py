@@ -4,7 +4,7 @@ import pytest
 
 from muleteer.base.errors import WireError
 from muleteer.wire.connection import COUPLED, TABLE, TERMINAL, Connection, Role, State
-from muleteer.wire.frames import FrameType, encode
+from muleteer.wire.frames import Flag, FrameType, encode
 
 PAYLOAD_MAX = 1000
 CELLS = [(role, state, kind) for role, state in TABLE for kind in FrameType]
@@ -207,3 +207,27 @@ def test_statistics_are_a_snapshot():
     gateway.close()
     assert statistics.ours == "open"
     assert gateway.statistics().ours == "dead"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TABLE[Role.GATEWAY, State.OPEN] if kind is not FrameType.CALL])
+def test_nothing_stands_inside_a_batch(kind):
+    for sender in Role:
+        pair = pair_in(Role.GATEWAY, State.OPEN)
+        gateway, replica = pair.ends[Role.GATEWAY], pair.ends[Role.REPLICA]
+        replica.receive(gateway.send(FrameType.CALL, id=2, flags=Flag.MORE))
+        pair.send(Role.REPLICA, FrameType.REPLY, id=1)  # the replica may speak meanwhile
+        with pytest.raises(WireError, match=f"{kind.name} inside a batch"):
+            if sender is Role.GATEWAY:
+                gateway.send(kind, id=2)
+            else:
+                replica.receive(encode(kind, id=2))
+
+
+def test_after_the_last_of_a_batch_everything_goes():
+    pair = pair_in(Role.GATEWAY, State.OPEN)
+    gateway, replica = pair.ends[Role.GATEWAY], pair.ends[Role.REPLICA]
+    for id, flags in ((2, Flag.MORE), (3, Flag.MORE), (4, 0)):
+        replica.receive(gateway.send(FrameType.CALL, id=id, flags=flags))
+    pair.send(Role.GATEWAY, FrameType.CANCEL, id=3)
+    for id in (2, 3, 4):
+        pair.send(Role.REPLICA, FrameType.REPLY, id=id)

@@ -24,7 +24,7 @@ from muleteer.spec.units import format_bytes
 from muleteer.trial.link import Unit
 from muleteer.trial.replica import EndedError, TrialReplica
 
-OF_INTEREST = ("concurrency", "timeout", "max_body", "load_timeout")
+OF_INTEREST = ("batch", "concurrency", "timeout", "max_body", "load_timeout")
 _LABEL = 10
 _ANSWER_CHARS_MAX = 200
 
@@ -92,6 +92,8 @@ def _show_types(info: dict[str, object]) -> None:
     parameters = info.get("parameters")
     _row("takes", ", ".join(map(str, parameters)) if isinstance(parameters, list) and parameters else "nothing")
     _row("returns", str(info.get("returns") or "not said: `-> type` on predict would tell"))
+    if info.get("batch"):
+        _row("batches", "yes: calls that wait together are answered together; here each goes by itself")
 
 
 def _row(label: str, text: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any, get_args, get_origin
 
@@ -21,7 +20,7 @@ from muleteer.replica.signature import NAMED, Signature, checked, resolved_hints
 
 _Kind = inspect.Parameter
 _LISTS = (list, tuple, Sequence, Collection, Iterable)
-_NOT_ANSWERS = (str, bytes, bytearray, Mapping, AbstractSet)
+_NOT_ANSWERS = (str, bytes, bytearray, Mapping, set, frozenset)
 
 
 class Inputs:

@@ -20,7 +20,7 @@ from typing import Any, Self, cast
 import msgspec
 
 from muleteer.wire.connection import Connection, Role, State
-from muleteer.wire.frames import Frame, FrameType, join_payload, split_payload
+from muleteer.wire.frames import Flag, Frame, FrameType, join_payload, split_payload
 
 _encode = msgspec.json.encode
 _pids = itertools.count(2**22 + 1)  # over Linux's largest pid: an abort that is carried out by mistake hits nobody
@@ -86,6 +86,8 @@ class ScriptedReplica:
     path: of the Unix socket.
     script: what to do with each call when its turn comes; `concurrency` calls have theirs at once.
     warm_up_us: what READY says.
+    batch: it takes batches: the members of one have their turn together and are answered together, after the slowest. A
+        member whose action is neither Answer nor Fail decides for all.
     heeds_cancel: give back a cancelled call whose turn has not come.
     """
 
@@ -98,6 +100,7 @@ class ScriptedReplica:
         replica: str = "model-1",
         concurrency: int = 1,
         warm_up_us: int = 0,
+        batch: bool = False,
         heeds_cancel: bool = True,
     ) -> None:
         self.path = path
@@ -106,8 +109,10 @@ class ScriptedReplica:
         self.replica = replica
         self.concurrency = concurrency
         self.warm_up_us = warm_up_us
+        self.batch = batch
         self.heeds_cancel = heeds_cancel
         self.calls: list[SeenCall] = []
+        self.batches: list[int] = []  # how many calls had their turn together
         self.life = 0
         self.pid = next(_pids)
         self.dead = False
@@ -164,7 +169,8 @@ class _Life(asyncio.Protocol):
         self._replica = replica
         self._connection = Connection(Role.REPLICA, payload_max=2**30)
         self._transport: asyncio.WriteTransport | None = None
-        self._pending: deque[SeenCall] = deque()
+        self._pending: deque[list[SeenCall]] = deque()  # batches; a call by itself is one
+        self._gathering: list[SeenCall] = []
         self._open: dict[int, SeenCall] = {}
         self._running = 0
 
@@ -195,6 +201,7 @@ class _Life(asyncio.Protocol):
             "pid": replica.pid,
             "concurrency": replica.concurrency,
             "warm_up_us": replica.warm_up_us,
+            "batch": replica.batch,
         }
         self.write(FrameType.READY, payload=_encode(ready))
 
@@ -207,6 +214,7 @@ class _Life(asyncio.Protocol):
         self._connection.close()
         self._replica._lives.discard(self)
         self._pending.clear()
+        self._gathering.clear()
         if self._transport is not None:
             self._transport.abort()
 
@@ -223,22 +231,54 @@ class _Life(asyncio.Protocol):
         if self._connection.state is State.DRAINED:
             self._fail(call, Fail("draining"))
             return
-        self._pending.append(call)
+        self._gathering.append(call)
+        if not (self._replica.batch and frame.flags & Flag.MORE):
+            self._pending.append(self._gathering)
+            self._gathering = []
         self._next()
 
     def _cancel(self, id: int) -> None:
         call = self._open.get(id)
         if call is not None:
             call.cancelled = True
-            if call in self._pending and self._replica.heeds_cancel:
-                self._pending.remove(call)
-                self._fail(call, Fail("cancelled"))
+            if self._replica.heeds_cancel:
+                for batch in (*self._pending, self._gathering):
+                    if call in batch:
+                        batch.remove(call)
+                        self._fail(call, Fail("cancelled"))
 
     def _next(self) -> None:
         while self._pending and self._running < self._replica.concurrency:
+            batch = self._pending.popleft()
+            if not batch:  # all of it was cancelled
+                continue
             self._running += 1
-            call = self._pending.popleft()
-            self._act(call, self._replica.script(call))
+            self._replica.batches.append(len(batch))
+            actions = [self._replica.script(call) for call in batch]
+            if len(batch) == 1:
+                self._act(batch[0], actions[0])
+            else:
+                self._act_together(batch, actions)
+
+    def _act_together(self, batch: list[SeenCall], actions: list[Action]) -> None:
+        for call, action in zip(batch, actions, strict=True):
+            if not isinstance(action, (Answer, Fail)):
+                self._act(call, action)
+                return
+        answers = [action for action in actions if isinstance(action, Answer)]
+        service_us = max((action.service_us for action in answers), default=0)
+        after_s = max((action.after_s for action in answers), default=0.0)
+        asyncio.get_running_loop().call_later(after_s, self._answer_together, batch, actions, service_us)
+
+    def _answer_together(self, batch: list[SeenCall], actions: list[Action], service_us: int) -> None:
+        if self._connection.state is State.DEAD:
+            return
+        for call, action in zip(batch, actions, strict=True):
+            if isinstance(action, Answer):
+                self._reply(call, action, service_us)
+            elif isinstance(action, Fail):
+                self._fail(call, action)
+        self._done()
 
     def _act(self, call: SeenCall, action: Action) -> None:
         if isinstance(action, Answer):
@@ -261,16 +301,19 @@ class _Life(asyncio.Protocol):
     def _answer(self, call: SeenCall, action: Answer) -> None:
         if self._connection.state is State.DEAD:
             return
+        self._reply(call, action, action.service_us)
+        self._done()
+
+    def _reply(self, call: SeenCall, action: Answer, service_us: int) -> None:
         del self._open[call.id]
         body = call.body if action.body is None else action.body
         self.write(
             FrameType.REPLY,
             id=call.id,
-            budget=action.service_us,
+            budget=service_us,
             payload=join_payload(b"", body),
             mutate=action.mutate,
         )
-        self._done()
 
     def _fail(self, call: SeenCall, action: Fail) -> None:
         del self._open[call.id]
