@@ -159,6 +159,13 @@ AHEAD_S_MAX = _seconds(
     "ahead_s_max", 0.1, "calls sent ahead to a replica that is stuck this long in another are taken back"
 )
 
+# a Ray cluster
+RAY_CONNECT_S = _seconds("ray_connect_s", 60.0, "to join a cluster, or to upload a model's folder")
+RAY_CALL_S = _seconds("ray_call_s", 10.0, "a call into Ray that takes longer has failed; nothing waits behind it")
+RAY_RETRY_S = _seconds("ray_retry_s", 1.0, "pause before a Ray that did not answer is asked again")
+RAY_LOOK_S = _seconds("ray_look_s", 2.0, "how often nodes and free resources are looked at")
+RAY_PENDING_S = _seconds("ray_pending_s", 1.0, "an actor that is not placed after so long is said to wait, and for what")
+
 # supervision
 BACKOFF_FIRST_S = _seconds("backoff_first_s", 0.5, "first pause after a start that failed")
 BACKOFF_MAX_S = _seconds("backoff_max_s", 30.0, "longest pause between failing starts")
@@ -200,6 +207,19 @@ LOG_FILE_BYTES_MAX = _integer("log_file_bytes_max", 16 * 1024 * 1024, "bytes", "
 TICK_S = _seconds("tick_s", 0.25, "how often slow checks run; nothing a caller waits for")
 
 # the machine
+MEMORY_GUESS = _integer(
+    "memory_guess",
+    256 * 1024 * 1024,
+    "bytes",
+    "set aside for the first replica of a model that says nothing; most are smaller. At most an eighth of the budget",
+)
+MEMORY_RESERVE = _integer(
+    "memory_reserve_percent", 10, "% of memory", "where no budget is declared, left to the front, the cache and others"
+)
+METER_S = _seconds(
+    "meter_s", 1.0, "how often CPU time and children of a replica are read, and memory at most if it rests"
+)
+METER_SHARE = _integer("meter_share_percent", 1, "% of a core", "what reading the memory of all replicas may take")
 DRIVER_ANSWER_S_MAX = _seconds("driver_answer_s_max", 5.0, "a driver's tool that hangs must not hold up the controller")
 PRIORITY_RETRY_S = _seconds(
     "priority_retry_s", 0.15, "the kernel takes one change of a session's priority in 0.1 s from those who are not root"
@@ -222,6 +242,11 @@ GATEWAY_ANSWER_S_MAX = _seconds("gateway_answer_s_max", 1.0, "a gateway that is 
 WEAR_AGE_S_MIN = _seconds(
     "wear_age_s_min", 5.0, "a replica over max_rss serves at least this long: bounds the churn of a max_rss set too low"
 )
+SIZING_TICK_S = _seconds("sizing_tick_s", 0.5, "how often loads are asked for; under half of the shortest start-up time")
+SIZING_STEPS_MAX = _integer(
+    "sizing_steps_max", 64, "backends", "sized in one tick, half a millisecond each; of more, each comes round later"
+)
+SIZING_MEMORY_S = _seconds("sizing_memory_s", 2.0, "how often CPU and memory of replicas with calls are measured")
 SWEEP_MAX = _integer(
     "sweep_max", 64, "backends", "looked at in one tick for memory, files and drift; of more, each comes round later"
 )

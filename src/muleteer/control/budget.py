@@ -253,13 +253,15 @@ class _Machine:
                 why += "; room is being made"
             return Grant(demand.backend, count, limit, f"{count} of {wanted} wanted: {why}")
         share = self._shares[demand.backend]
-        return Grant(demand.backend, count, share.limited_by or "cpu", f"its fair share, {share.reason}")
+        return Grant(demand.backend, count, share.limited_by or "cpu", f"{share.reason} (its fair share)")
 
     def refusal(self, demand: Demand) -> Refusal | None:
         """Why calls of this backend cannot wait for a replica; None if one runs or comes."""
         name = demand.backend
-        if self._granted[name] or name in self._expecting or name not in self._held or self._held[name][0] == "start":
+        if self._granted[name] or name in self._expecting or self._held.get(name, ("start",))[0] == "start":
             return None
+        if self._suffices(demand) or (self._fits(demand) and self._way_out(demand) is not None):
+            return None  # nobody calls it; a call would make room
         waits = [
             max(0.0, self._residence_s(each) - each.ready_s)
             for each in self._staying.values()
@@ -281,29 +283,36 @@ class _Machine:
 
     def _make_room(self, demand: Demand, count: int) -> bool:
         """Whether room for one more is on its way; what is freed for it is not given to those who come later."""
-        if self._held[demand.backend][0] == "start":
+        if self._held[demand.backend][0] == "start" or not self._fits(demand):
             return False
-        if demand.memory_bytes > self._budget.memory_bytes or demand.gpus > self._budget.gpus:
-            return False
-        urgent = demand.waiting or count <= demand.least or count > demand.wanted
-        if not self._suffices(demand) and not (urgent and self._evict(demand)):
-            return False
+        if not self._suffices(demand):
+            urgent = demand.waiting or count <= demand.least or count > demand.wanted
+            leaving = self._way_out(demand) if urgent else None
+            if leaving is None:
+                return False
+            for holding in leaving:
+                self._give_up(holding)
         self._coming -= max(0, demand.memory_bytes - max(self._free, 0))
         self._free = min(self._free, max(0, self._free - demand.memory_bytes))
         self._gpus_coming -= max(0.0, demand.gpus - max(self._gpus_free, 0.0))
         self._gpus_free = min(self._gpus_free, max(0.0, self._gpus_free - demand.gpus))
         return True
 
+    def _fits(self, demand: Demand) -> bool:
+        """Whether one of it would, had it the machine for itself."""
+        return demand.memory_bytes <= self._budget.memory_bytes and demand.gpus <= self._budget.gpus
+
     def _suffices(self, demand: Demand) -> bool:
         enough = demand.memory_bytes <= self._free + self._coming
         return enough and demand.gpus <= self._gpus_free + self._gpus_coming + 1e-9
 
-    def _evict(self, demand: Demand) -> bool:
-        """Choose whom to give up so that one more of `demand` fits; changes nothing if all would not do."""
+    def _way_out(self, demand: Demand) -> list[Holding] | None:
+        """Whom to give up so that one more of `demand` fits; None if all that may be would not do."""
         idle = self._residents(demand.backend)
-        return self._evict_of(demand, idle) or self._evict_of(demand, idle + self._beyond_share(demand.backend))
+        found = self._chosen(demand, idle)
+        return found if found is not None else self._chosen(demand, idle + self._beyond_share(demand.backend))
 
-    def _evict_of(self, demand: Demand, pool: list[Resident]) -> bool:
+    def _chosen(self, demand: Demand, pool: list[Resident]) -> list[Holding] | None:
         chosen: dict[str, Holding] = {}
         gpus = demand.gpus - self._gpus_free - self._gpus_coming
         for resident in sorted(pool, key=lambda r: (not r.spare, r.value, r.replica)):
@@ -316,10 +325,8 @@ class _Machine:
         more = [resident for resident in pool if resident.replica not in chosen] if short > 0 else []
         found = victims(more, short) if short > 0 else ()
         if gpus > 1e-9 or (short > 0 and not found):
-            return False
-        for holding in [*chosen.values(), *(self._staying[resident.replica] for resident in found)]:
-            self._give_up(holding)
-        return True
+            return None
+        return [*chosen.values(), *(self._staying[resident.replica] for resident in found)]
 
     def _give_up(self, holding: Holding) -> int:
         del self._staying[holding.replica]
@@ -381,6 +388,7 @@ class _Machine:
     def _fair_shares(self) -> dict[str, Grant]:
         """One that is not used now has no share in what others want: what it holds is only kept."""
         used = {each.backend for each in self._staying.values() if each.busy or each.idle_s < RECENT_S}
+        used |= {name for name, demand in self._demands.items() if 0 < self._granted[name] < demand.wanted}
         claims = [
             Claim(
                 backend=demand.backend,

@@ -1,0 +1,60 @@
+"""What one replica of each kind takes, declared, measured or guessed, and what there is for all. Must not know how it
+is measured, nor who gets it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+from muleteer.base.limits import MEMORY_GUESS, MEMORY_RESERVE
+from muleteer.control.share import Budget
+from muleteer.engine.port import Capacity
+
+_GUESS_SHARE = 8  # of a small machine, so that one can be tried at all
+_HALF_LIFE_S = 600.0  # what a kind needed once, and needs no more, is forgotten slowly
+
+
+class Reservation(NamedTuple):
+    """Memory to set aside for a replica that starts. `known`: declared or measured, no guess."""
+
+    memory_bytes: int
+    known: bool
+
+
+class Ledger:
+    """Remembers the memory of each kind of replica, by fingerprint, also after the last of a kind is gone."""
+
+    def __init__(self) -> None:
+        self._measured: dict[str, float] = {}
+
+    def observe(self, fingerprint: str, memory_bytes: int, seconds: float) -> None:
+        """The largest ready replica of this kind holds so much (PSS), `seconds` after the last word about the kind."""
+        faded = self._measured.get(fingerprint, 0.0) * 0.5 ** (seconds / _HALF_LIFE_S)
+        self._measured[fingerprint] = max(float(memory_bytes), faded)
+
+    def keep(self, fingerprints: frozenset[str]) -> None:
+        """Forget all kinds but these."""
+        self._measured = {kind: size for kind, size in self._measured.items() if kind in fingerprints}
+
+    def reservation(self, fingerprint: str, declared: int | None, budget: Budget) -> Reservation:
+        """For one replica of this kind, of which `declared` bytes were declared."""
+        if declared is not None:
+            return Reservation(declared, True)
+        if fingerprint in self._measured:
+            return Reservation(int(self._measured[fingerprint]), True)
+        return Reservation(min(MEMORY_GUESS, budget.memory_bytes // _GUESS_SHARE), False)
+
+
+def budget_of(capacity: Capacity, used_bytes: int) -> Budget:
+    """What all replicas may use together, while those that run use `used_bytes` (PSS).
+
+    Memory that was found, not declared, is what replicas use and what nobody uses; what others use, our own front and
+    controller too, is not ours to give, and MEMORY_RESERVE % of all is left for what they may need next.
+    """
+    memory = capacity.memory_bytes
+    if memory is None:
+        memory = sys.maxsize
+    elif capacity.available_bytes is not None:
+        memory = min(memory, used_bytes + capacity.available_bytes) - memory * MEMORY_RESERVE // 100
+    return Budget(max(0, memory), capacity.cpus, float(len(capacity.gpus)))

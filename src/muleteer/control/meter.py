@@ -1,0 +1,74 @@
+"""What replicas use, looked at as often as it is cheap. Must not know what is decided by it.
+
+Reading the memory of a large process takes the kernel milliseconds, and its lock; its resident size costs
+microseconds. So the first is read again when the second has moved, else rarely.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+import msgspec
+
+from muleteer.base.limits import METER_S, METER_SHARE
+from muleteer.control.proc import Usage, cpu, family, memory, resident_bytes
+
+_MOVED_SHARE = 0.02
+_MOVED_BYTES = 1024 * 1024
+
+
+class _Reading(msgspec.Struct):
+    """The last look at one process."""
+
+    usage: Usage
+    pids: tuple[int, ...]
+    resident: int
+    cpu_at: float
+    memory_at: float
+
+
+class Meter:
+    """Remembers the last reading of every process."""
+
+    def __init__(self) -> None:
+        self._readings: dict[int, _Reading] = {}
+        self._pause_s = METER_S
+
+    def look(self, now: float, pids: Collection[int]) -> dict[int, Usage]:
+        """Usage by pid, with its children; one that is gone is left out. To be called every tick, with all pids.
+
+        Memory that grew is seen at once; CPU, and children, once in METER_S; memory that did not seem to move as often
+        as METER_SHARE of one core allows.
+        """
+        began = time.perf_counter()
+        looked = 0
+        self._readings = {pid: reading for pid, reading in self._readings.items() if pid in pids}
+        for pid in pids:
+            resident = resident_bytes(pid)
+            if resident is None:
+                self._readings.pop(pid, None)
+                continue
+            looked += self._read(now, pid, resident)
+        if looked:
+            cost_s = (time.perf_counter() - began) / looked * len(pids)
+            self._pause_s = max(METER_S, 100 * cost_s / METER_SHARE)
+        return {pid: reading.usage for pid, reading in self._readings.items()}
+
+    def _read(self, now: float, pid: int, resident: int) -> bool:
+        """Whether memory was read."""
+        reading = self._readings.get(pid)
+        if reading is None:
+            pids = family(pid)
+            reading = self._readings[pid] = _Reading(Usage(0, 0, *cpu(pids)), pids, 0, now, now)
+        elif now - reading.cpu_at >= METER_S:
+            reading.cpu_at, reading.pids = now, family(pid)
+            reading.usage = Usage(reading.usage.pss_bytes, reading.usage.rss_bytes, *cpu(reading.pids))
+        resident += sum(resident_bytes(child) or 0 for child in reading.pids[1:])
+        moved = abs(resident - reading.resident) > max(_MOVED_BYTES, _MOVED_SHARE * reading.resident)
+        if not moved and now - reading.memory_at < self._pause_s:
+            return False
+        pss, rss = memory(reading.pids)
+        reading.resident, reading.memory_at = resident, now
+        reading.usage = Usage(pss, rss, reading.usage.cpu_s, reading.usage.cpu_wait_s)
+        return True
