@@ -66,11 +66,15 @@ class Target:
     connections_max: int = 1024
     source: str | None = None
 
+    def route(self, _nonce: int) -> str:
+        """Where this request goes; the same for all, here."""
+        return self.path
+
     def request(self, nonce: int) -> bytes:
         """The bytes of one request."""
         body = self.body(nonce)
         head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: application/json\r\n"
+            f"POST {self.route(nonce)} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n{self.headers}\r\n"
         )
         return head.encode() + body
@@ -188,18 +192,21 @@ class Load:
 
     async def open_loop(self, rate: float, seconds: float) -> list[Record]:
         """`rate` requests/s at even distances for `seconds`, or until `stop`; returns when each has its outcome."""
+        return await self.timed([count / rate for count in range(max(1, math.floor(rate * seconds)))])
+
+    async def timed(self, offsets: Sequence[float]) -> list[Record]:
+        """One request due at each of these moments, ascending seconds from now; ends as `open_loop` does."""
         await self.prepare(min(64, self.target.connections_max))
         start = now()
-        total = max(1, math.floor(rate * seconds))
         done = 0
-        while done < total and not self._stopped:
-            due_count = min(total, math.floor((now() - start) * rate) + 1)
-            while done < due_count:
-                self._begin(start + done / rate)
+        while done < len(offsets) and not self._stopped:
+            since = now() - start
+            while done < len(offsets) and offsets[done] <= since:
+                self._begin(start + offsets[done])
                 done += 1
             self._expire()
-            if done < total:
-                await asyncio.sleep(max(0.0005, start + done / rate - now()))
+            if done < len(offsets):
+                await asyncio.sleep(max(0.0005, start + offsets[done] - now()))
         return await self._finish()
 
     def stop(self) -> None:

@@ -38,3 +38,44 @@ class Hangs:
         """For ever."""
         while True:
             time.sleep(nonce and 3600)
+
+
+class Sleeps:
+    """20 ms of waiting a call: as many replicas help as there are calls. Says how long it really took, in µs."""
+
+    example = {"nonce": 0}
+
+    def predict(self, nonce: int) -> dict[str, Any]:
+        """The nonce, and the time that passed."""
+        start = time.perf_counter_ns()
+        time.sleep(0.02)
+        return {"nonce": nonce, "took_us": (time.perf_counter_ns() - start) // 1000}
+
+
+class Spins:
+    """10 ms of CPU a call: replicas help as far as there are cores. Says how long it really took, in µs."""
+
+    example = {"nonce": 0}
+
+    def predict(self, nonce: int) -> dict[str, Any]:
+        """The nonce, and the time that passed, the wait for a core included."""
+        start, end = time.perf_counter_ns(), time.thread_time_ns() + 10_000_000
+        while time.thread_time_ns() < end:
+            pass
+        return {"nonce": nonce, "took_us": (time.perf_counter_ns() - start) // 1000}
+
+
+class Weighs:
+    """40 MB, and 5 ms of waiting a call. Says since when it has been warm, in seconds of the machine's clock."""
+
+    example = {"nonce": 0}
+
+    def __init__(self) -> None:
+        self.weights = bytearray(b"\1") * 40_000_000
+        self.warm_at = 0.0
+
+    def predict(self, nonce: int) -> dict[str, Any]:
+        """The nonce, and the end of the first call, which is the warm-up."""
+        time.sleep(0.005)
+        self.warm_at = self.warm_at or time.monotonic()
+        return {"nonce": nonce, "warm_at": self.warm_at}

@@ -11,12 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import nginx, report, routing, sections, shadow, wrk
+from bench import many, nginx, report, routing, sections, shadow, slo, wrk
 from bench.measure import machine
 from muleteer import __version__
 
 BUSY_PERCENT_MAX = 10
 """Above this the figures say more about others than about us."""
+SECTIONS = ("starting", "front", "routing", "shadow", "slo", "many", "fancy", "overload")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -40,11 +41,11 @@ def facts(seed: int) -> dict[str, object]:
 
 def main() -> int:
     """Exit status 0 if everything could be measured, targets missed or not; 1 if a tool is missing."""
-    parser = argparse.ArgumentParser(description="measure muleteer beside nginx; the quick form takes under 3 minutes")
+    parser = argparse.ArgumentParser(description="measure muleteer beside nginx; the quick form takes some 7 minutes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--only", choices=("front", "fancy", "overload", "starting", "routing", "shadow"))
+    parser.add_argument("--only", choices=SECTIONS)
     given = parser.parse_args()
     missing = [tool.MISSING for tool in (wrk, nginx) if not tool.available()]
     if missing:
@@ -73,6 +74,10 @@ def main() -> int:
             found.append(routing.section(random.Random(given.seed), rounds=3 * given.rounds))
         if wanted("shadow"):
             found.append(shadow.shadow(folder, rounds=given.rounds, seconds=2 * given.seconds))
+        if wanted("slo"):
+            found.append(slo.section(folder, random.Random(given.seed), seconds=1.5 * given.seconds))
+        if wanted("many"):
+            found.append(many.section(folder, random.Random(given.seed), seconds=15 * given.seconds))
         capacity = 0.0
         if given.only in (None, "fancy", "overload") and (wanted("fancy") or given.only == "overload"):
             section, capacity = sections.fancy(folder, rounds=given.rounds, seconds=2 * given.seconds)
