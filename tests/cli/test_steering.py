@@ -112,6 +112,30 @@ def test_a_day_of_steering(server):
     assert declared["endpoints"]["fancy"]["traffic"] == {"lr:v2": 100}
 
 
+def test_how_many_replicas_there_may_be(server):
+    assert shown(server, "apply", "muleteer.yaml")[0] == 0
+    assert shown(server, "scale", "lr:v2", "1:2") == (
+        0,
+        (
+            "~ backend lr:v2: has 1 to 2 replicas, as many as its load needs\n"
+            "    replicas: 1 → 1:2\n"
+            "revision 3; undo: muleteer rollback 2\n"
+            "settled after T s\n"
+        ),
+    )
+    assert call(server)[0] == 200
+    assert shown(server, "scale", "lr:v2", "1:2") == (0, "nothing to change\nrevision 3, as before\n")
+    assert shown(server, "scale", "lr:v2", "0:2000") == (
+        2,
+        "muleteer: backends.\"lr:v2\".replicas.max: expected a whole number from 0 to 1024, not '2000'\n",
+    )
+    status, text = shown(server, "rollback", "2")
+    assert (status, text.splitlines()[:2]) == (
+        0,
+        ["~ backend lr:v2: has 1 replica, whatever its load", "    replicas: 1:2 → 1"],
+    )
+
+
 def test_what_does_not_fit_is_one_line_each(server):
     assert shown(server, "traffic", "fanzy", "a=1") == (2, "muleteer: there is no endpoint 'fanzy'\n")
     for number in ("nan", "inf", "1e400", "ninety"):

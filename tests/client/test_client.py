@@ -72,6 +72,30 @@ def test_backends_are_created_changed_listed_and_deleted(client, models):
     assert client.list_backends() == {}
 
 
+def test_ranges_and_targets_are_given_as_one_would_write_them_and_come_back_as_declared(client, models):
+    declared = {"model": f"{models}:Echo", "base_dir": str(Path.cwd())}
+    client.create_backend("a", f"{models}:Echo", replicas=(1, 2), slo="p99=100ms")
+    found = client.get_backend_config("a")
+    assert found == {**declared, "replicas": {"min": 1, "max": 2}, "slo": {"p99": "100ms"}}
+    client.update_backend_config("a", found)
+    assert client.get_backend_config("a") == found
+    client.update_backend_config("a", {"slo": {"p99": 0.5}}, replicas=1)
+    assert client.get_backend_config("a") == {**declared, "replicas": 1, "slo": {"p99": "500ms"}}
+    client.update_backend_config("a", slo=None, replicas=None)
+    assert client.get_backend_config("a") == declared
+    for wrong, problem in [
+        ({"replicas": (2, 1)}, "backends.a.replicas: min 2 is more than max 1"),
+        ({"slo": "p95=1s"}, "backends.a.slo.p95: unknown key; did you mean p99?"),
+        (
+            {"slo": {"p99": 60}},
+            "backends.a.slo: slo p99=60s is not below timeout 30s: a call as late as that is ended first",
+        ),
+    ]:
+        with pytest.raises(muleteer.AdminRefused) as caught:
+            client.update_backend_config("a", wrong)
+        assert caught.value.problems == (problem,)
+
+
 def test_an_endpoint_travels_as_its_traffic_says_when_the_call_returns(client, models):
     client.create_backend("a", f"{models}:Echo")
     client.create_backend("b", f"{models}:Sleeper")

@@ -95,6 +95,21 @@ async def test_a_removed_backend_drains_and_may_come_back_meanwhile() -> None:
 
 
 @asynchronous
+async def test_a_backend_that_does_not_fit_the_server_is_refused_and_nothing_changes() -> None:
+    async with running() as rig:
+        file = {"backends": {"m": {"model": "m.py:M", "memory": "1GiB"}}, "server": {"memory_budget": "1GiB"}}
+        made = await rig.done("POST", "/v1/apply", {"declared": file, "base_dir": rig.run_dir})
+        problem = "backends.m.memory: one replica with 2GiB does not fit into memory_budget 1GiB"
+        refused = await rig.ask("PATCH", "/v1/backends/m", {"memory": "2GiB"})
+        assert (refused.status, refused.body["code"], refused.body["problems"]) == (400, "invalid", [problem])
+        file = {"backends": {"m": {"model": "m.py:M", "memory": "2GiB"}}}  # says nothing of the server, which stays
+        for path in ("/v1/plan", "/v1/apply"):
+            refused = await rig.ask("POST", path, {"declared": file, "base_dir": rig.run_dir})
+            assert (refused.status, refused.body["problems"]) == (400, [problem])
+        assert (await rig.done("GET", "/v1/declared"))["revision"] == made["revision"]
+
+
+@asynchronous
 async def test_endpoints_and_traffic() -> None:
     async with running() as rig:
         await two_versions(rig)
@@ -372,6 +387,10 @@ async def test_the_document_describes_every_path_and_every_answer_fits_it() -> N
         fits(found, found["paths"]["/v1/backends/{name}"]["get"]["responses"]["404"], answer.body)
         put = found["paths"]["/v1/backends/{name}"]["put"]["requestBody"]
         fits(found, put, backend(rig, replicas=2))
+        fits(found, put, backend(rig, replicas={"min": 0, "max": 8}, slo={"p99": "100ms"}, batch="list", gpus=0.5))
+        for wrong in ({"replicas": "0:8"}, {"replicas": {"min": 0}}, {"slo": "p99=1s"}, {"slo": {"p95": 1}}):
+            with pytest.raises(jsonschema.ValidationError):
+                fits(found, put, backend(rig, **wrong))
         with pytest.raises(jsonschema.ValidationError):
             fits(found, put, backend(rig, wings=2))
 

@@ -17,7 +17,7 @@ from muleteer.control.status import backend_reason, backend_state
 from muleteer.control.wear import Measured, Wear
 from muleteer.engine.port import ReplicaStatus
 from muleteer.spec.fingerprint import fingerprint
-from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec
+from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, Replicas, Slo
 from muleteer.spec.snapshot import Snapshot
 from muleteer.spec.traffic import Affinity
 from muleteer.supervise.process import LastExit
@@ -232,7 +232,13 @@ M = BackendSpec(name="m", target="m.py:M", base_dir="/")
         ({"target": "n.py:M"}, True),
         ({"base_dir": "/other"}, True),
         ({"settings": BackendSettings(concurrency=2)}, True),
+        ({"settings": BackendSettings(batch="list")}, True),
+        ({"settings": BackendSettings(gpus=1.0)}, True),
         ({"settings": BackendSettings(replicas=3, timeout=1, max_rss=1, expected=1, idempotent=False)}, False),
+        (
+            {"settings": BackendSettings(replicas=Replicas(1, 8), slo=Slo(0.1), batch_max=8, weight=2.0, idle=9.0)},
+            False,
+        ),
     ],
 )
 def test_a_fingerprint_tells_what_outdates_a_replica(change: dict[str, object], outdates: bool) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from muleteer.base.errors import UsageErrors
 from muleteer.base.limits import LIMITS
+from muleteer.cli.declare import misfits_of_flags
 from muleteer.cli.flags import Parser, add_settings, given_settings
 from muleteer.cli.output import say, table
 from muleteer.spec.load import Resolved, resolve, show_value
-from muleteer.spec.settings import SETTINGS
+from muleteer.spec.settings import SETTINGS, BackendSpec, Declared
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -20,6 +21,9 @@ def run(arguments: Sequence[str]) -> int:
     add_settings(parser, list(SETTINGS.values()))
     found = parser.parse(arguments)
     settings, problems = resolve(given_settings(found), os.environ)
+    if not problems:
+        one = BackendSpec(name="m", target="", base_dir="", settings=settings.backend())
+        problems += misfits_of_flags(Declared(server=settings.server(), backends=(one,)))
     if problems:
         raise UsageErrors(problems)
     resolved = list(settings.values.values())

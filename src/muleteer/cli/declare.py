@@ -69,7 +69,7 @@ def declare(
     return declared, problems
 
 
-def misfits_of_flags(declared: Declared) -> list[UsageError]:
+def misfits_of_flags(declared: Declared) -> list[SpecError]:
     """What does not go together, by flag: each once, whatever the number of targets."""
     found = {misfit.message: SETTINGS[misfit.path.rpartition(".")[2]].flag for misfit in misfits(declared)}
     return [SpecError(f"{flag}: {message}") for message, flag in found.items()]

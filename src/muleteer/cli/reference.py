@@ -15,10 +15,17 @@ _HEAD = """\
 Written by `make docs` from `spec/settings.py` and `base/limits.py`; edit there.
 
 A setting comes from its flag, else from its variable in the environment, else it has its default; `muleteer config`
-shows which. Times are written `100ms`, `2s`, `5min`, `1h` (a bare number is seconds), sizes `64MiB`, `500KB`, `2GiB` (a
-bare number is bytes), switches `--reload` and `--no-reload` (in the environment `on` and `off`). `off` clears a setting
-that is off by default. A variable that looks like a mistyped setting is refused; `MULETEER_PORT=tcp://…`, which
-Kubernetes sets for a Service called `muleteer`, is not ours and is passed over.
+shows which. A variable that looks like a mistyped setting is refused; `MULETEER_PORT=tcp://…`, which Kubernetes sets
+for a Service called `muleteer`, is not ours and is passed over. Settings that do not go together are refused.
+
+| what | on the command line | in `muleteer.yaml` and the admin API |
+| --- | --- | --- |
+| a time | `100ms`, `2s`, `5min`, `1h` | the same; a bare number is seconds |
+| a size | `64MiB`, `500KB`, `2GiB` | the same; a bare number is bytes |
+| a switch | `--reload`, `--no-reload`; in the environment `on`, `off` | `true`, `false` |
+| replicas | `2`, or from 0 to 8: `0:8` | `2`, `{min: 0, max: 8}` |
+| an slo | `p99=100ms` | `{p99: 100ms}` |
+| back to a default of `off`, `none` or `auto` | that word | that word, or `null` |
 
 What a change costs: **live** nothing · **replace** new replicas, the old ones finish first · **restart** a new server.
 """

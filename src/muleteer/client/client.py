@@ -75,18 +75,20 @@ class Client:
             model: a class, a function, or a TARGET (`file.py:Name`, `package.module:Name`). A class of a module is
                 imported by each replica; one of a script or notebook is sent as source (docs/client.md).
             wait: until its replicas are ready.
-            settings: as in muleteer.yaml: `replicas=2, timeout="10s"`.
+            settings: as in muleteer.yaml: `replicas=2, timeout="10s"`. Also `replicas=(0, 8)` for a range, and
+                `slo="p99=100ms"`.
 
         Raises:
             CannotShip: no replica could import the class.
         """
-        self._change("PUT", f"{path_of('backends', name)}?create=1", {**self._model(model), **settings}, wait=wait)
+        body = {**self._model(model), **_as_in_yaml(settings)}
+        self._change("PUT", f"{path_of('backends', name)}?create=1", body, wait=wait)
 
     def update_backend_config(
         self, name: str, config: Mapping[str, Any] | None = None, *, wait: bool = True, **settings: Any
     ) -> None:
-        """Change some settings; None stands for the default. `model=` takes what `create_backend` takes."""
-        given = {**(config or {}), **settings}
+        """Change some settings, and `model`, given as to `create_backend`; None stands for the default."""
+        given = _as_in_yaml({**(config or {}), **settings})
         if "model" in given:
             given |= self._model(given["model"])
         self._change("PATCH", path_of("backends", name), given, wait=wait)
@@ -178,3 +180,16 @@ class Client:
     def _state_dir(self) -> str:
         server = self._admin.get_patiently("/v1/declared")["declared"].get("server", {})
         return str(server.get("state_dir") or Path(self._admin.place).parent)
+
+
+def _as_in_yaml(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in the form of muleteer.yaml; what is wrong with a value, the server says."""
+    given = dict(settings)
+    match given.get("replicas"):
+        case (low, high):
+            given["replicas"] = {"min": low, "max": high}
+    match given.get("slo"):
+        case str(text) if "=" in text:
+            quantile, _, seconds = text.partition("=")
+            given["slo"] = {quantile.strip(): seconds.strip()}
+    return given

@@ -147,7 +147,7 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         Annotated[int, Meta(ge=1, le=1024)] | None,
         _about(
             "most calls in one batch, if bytes and deadlines allow them",
-            why="found by measuring",
+            why="as many as measuring shows to pay, at most the limit batch_max",
             cost="live",
             unset="auto",
         ),
