@@ -18,7 +18,7 @@ from muleteer.base.limits import (
 )
 from muleteer.gateway import admission
 from muleteer.gateway.admission import Estimate
-from muleteer.gateway.budget import RetryBudget
+from muleteer.gateway.budget import RetryBudget, RetryPlace
 from muleteer.gateway.call import MOVES, Call, CallState, Priority
 from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator, bucket_of, upper_edge_us
 from muleteer.gateway.quarantine import Quarantine
@@ -274,13 +274,22 @@ def test_nothing_expires_early_or_later_than_two_ticks(steps):
 
 def test_a_fifth_of_the_active_and_always_three():
     budget = RetryBudget()
-    assert [budget.take(4) for _ in range(4)] == [True, True, True, False]
-    assert budget.take(20) and not budget.take(24) and budget.take(25)
-    budget.give_back()
+    places = [RetryPlace() for _ in range(6)]
+    assert [budget.take(place, 4) for place in places[:4]] == [True, True, True, False]
+    assert budget.take(places[3], 20) and not budget.take(places[4], 24) and budget.take(places[4], 25)
+    budget.give_back(places[0])
     assert budget.spent == 4
     with pytest.raises(AssertionError):
-        for _ in range(5):
-            budget.give_back()
+        budget.give_back(places[0])
+
+
+def test_the_calls_of_a_batch_hold_one_place():
+    budget, place = RetryBudget(), RetryPlace()
+    assert all(budget.take(place, 1) for _ in range(64))
+    assert budget.spent == 1
+    for left in range(63, -1, -1):
+        budget.give_back(place)
+        assert budget.spent == (left > 0)
 
 
 # -- quarantine
@@ -329,7 +338,7 @@ def test_the_table_is_bounded_and_the_oldest_leave():
 
 class Loaded:
     def __init__(self, concurrency):
-        self.concurrency, self.in_flight = concurrency, []
+        self.concurrency, self.load = concurrency, 0
 
 
 @settings(max_examples=200)
@@ -343,22 +352,22 @@ def test_the_least_loaded_with_room_is_next(concurrencies, steps, chance):
     for step in steps:
         link = chance.choice(links)
         if step < 5 and (link := slots.next()) is not None:
-            link.in_flight.append(0)
+            link.load += 1
             slots.moved(link)
-        elif step < 8 and link is not None and link.in_flight:
-            link.in_flight.pop()
+        elif step < 8 and link is not None and link.load:
+            link.load -= 1
             slots.moved(link)
         elif step == 8:
             slots.extend(chance.choice([1, 4]))
         elif link in present:
             slots.remove(link)
             present.remove(link)
-        room = [each for each in present if len(each.in_flight) < each.concurrency * slots.credit]
+        room = [each for each in present if each.load < each.concurrency * slots.credit]
         following = slots.next()
         assert (following is None) == (not room)
         if following is not None:
             assert following in room
-            assert len(following.in_flight) == min(len(each.in_flight) for each in room)
+            assert following.load == min(each.load for each in room)
         assert slots.total == sum(each.concurrency for each in present)
         assert len(slots) == len(present)
 
@@ -372,9 +381,9 @@ def test_equals_take_turns():
     for _ in range(6):
         link = slots.next()
         order.append(links.index(link))
-        link.in_flight.append(0)
+        link.load += 1
         slots.moved(link)
-        link.in_flight.pop()
+        link.load -= 1
         slots.moved(link)
     assert order == [0, 1, 2, 0, 1, 2]
 

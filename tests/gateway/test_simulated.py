@@ -31,6 +31,14 @@ from muleteer.wire.connection import Connection, Role, State
 from muleteer.wire.frames import FrameType, join_payload, split_payload
 
 
+class Handle:
+    def __init__(self, what):
+        self.run = what
+
+    def cancel(self):
+        self.run = lambda: None
+
+
 class World:
     """One dispatcher, its replicas, and the events to come."""
 
@@ -39,7 +47,7 @@ class World:
         self.events = []
         self.order = itertools.count()
         self.aborts = []
-        self.shared = Shared(clock=self.clock, abort=self.abort, render=render_error, place=None)
+        self.shared = Shared(clock=self.clock, abort=self.abort, render=render_error, place=None, later=self.later)
         self.service_s = service_s
         self.replicas = {}
         self.processes = []
@@ -56,6 +64,11 @@ class World:
 
     def after(self, seconds, what):
         self.at(self.clock.now() + seconds, what)
+
+    def later(self, seconds, what):
+        handle = Handle(what)
+        self.after(seconds, lambda: handle.run())
+        return handle
 
     def run(self, seconds):
         until_s = self.clock.now() + seconds

@@ -63,7 +63,7 @@ def refusal(
     places: int | None = None,
 ) -> Refused | None:
     """Why a call may not wait, or None if it may. `uniform` spreads the Retry-After of many; so many `places` are there
-    while nothing is known (None: one per slot).
+    while nothing is known or only guessed (None: one per slot).
     """
     if estimate is None:
         places = slots if places is None else places
@@ -75,7 +75,7 @@ def refusal(
             )
     else:
         late_s = predicted_s(queued, slots, estimate) - remaining_s
-        if late_s > 0 and not (estimate.guessed and queued < slots):
+        if late_s > 0 and not (estimate.guessed and queued < (slots if places is None else places)):
             return PredictedLate(
                 f"the answer would come {late_s:.1f} s after the deadline: {queued} calls wait for {slots} slots",
                 retry_after_s=retry_after_s(late_s, uniform()),
@@ -109,17 +109,22 @@ def retry_after_s(late_s: float, uniform: float) -> int:
     return min(RETRY_AFTER_S_MAX, base + int(uniform * (1 + max(1, base // 4))))
 
 
-def queue_bound(slots: int, estimate: Estimate | None, deadline_s: float) -> int:
-    """How many calls with `deadline_s` may wait: the largest n with n·S/C + p99 ≤ D, within the hard cap."""
+def queue_bound(slots: int, estimate: Estimate | None, deadline_s: float, places: int | None = None) -> int:
+    """How many calls with `deadline_s` may wait: the largest n with n·S/C + p99 ≤ D, within the hard cap. `places`: as
+    of `refusal`.
+    """
+    places = slots if places is None else places
     if estimate is None:
-        return min(slots, CALLS_QUEUED_MAX)
+        return min(places, CALLS_QUEUED_MAX)
     room_s = deadline_s - estimate.p99_s
     if estimate.mean_s <= 0:
         return CALLS_QUEUED_MAX if room_s >= 0 else 0
-    least = slots if estimate.guessed else 0
+    least = places if estimate.guessed else 0
     return min(CALLS_QUEUED_MAX, max(least, math.floor(room_s * slots / estimate.mean_s)))
 
 
-def client_share(slots: int, bound: int) -> int:
-    """How many calls one client may hold while others wait: a quarter of slots and queue, at least one."""
-    return max(1, (slots + bound) // CLIENT_SHARE)
+def client_share(running: int, bound: int) -> int:
+    """How many calls one client may hold while others wait: a quarter of those that run and those that may wait, at
+    least one.
+    """
+    return max(1, (running + bound) // CLIENT_SHARE)

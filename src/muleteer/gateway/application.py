@@ -26,7 +26,7 @@ from muleteer.gateway.reception import Reception
 from muleteer.gateway.routing import Context, Routes
 from muleteer.gateway.sessions import Session
 from muleteer.gateway.shadow import EndpointMirror, Shadows
-from muleteer.gateway.shared import Abort, Shared
+from muleteer.gateway.shared import Abort, Shared, Timer
 from muleteer.gateway.statistics import GatewayStatistics
 from muleteer.gateway.versions import Version
 from muleteer.gateway.way import Way
@@ -92,6 +92,7 @@ class Application:
             abort=abort,
             render=render_error,
             place=self._place,
+            later=_later,
             demand=self.demand.want,
             debug=debug,
         )
@@ -220,8 +221,8 @@ class Application:
         """Backends with calls now, or with some since the last time, which `told` remembers."""
         found = {}
         for name, dispatcher in self._dispatchers.items():
-            arrivals = dispatcher.arrivals
-            if dispatcher.open_calls or told.get(name, 0) != arrivals:
+            arrivals = dispatcher.counts.arrivals
+            if dispatcher.ledger.open_calls or told.get(name, 0) != arrivals:
                 told[name] = arrivals
                 found[name] = dispatcher.load()
         return found
@@ -233,7 +234,7 @@ class Application:
 
     def _waits(self, name: str) -> bool:
         known = self._dispatchers.get(name)
-        return known is not None and known.open_calls > 0
+        return known is not None and known.ledger.open_calls > 0
 
     def _dispatcher(self, name: str) -> Dispatcher:
         """That of a backend in the snapshot."""
@@ -248,7 +249,7 @@ class Application:
     def _unready_reason(self, name: str) -> str | None:
         known = self._dispatchers.get(name)
         if known is not None:
-            return known.unready_reason
+            return known.gate.unready_reason()
         unavailable = self._backends[name].unavailable
         return None if unavailable == ASLEEP else unavailable
 
@@ -309,6 +310,11 @@ class Application:
 
 def _soon(callback: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_soon(callback)
+
+
+def _later(seconds: float, callback: Callable[[], None]) -> Timer:
+    loop = asyncio.get_running_loop()
+    return loop.call_later(seconds, callback) if seconds else loop.call_soon(callback)
 
 
 def timeout_of(header: str | None, default_s: float) -> float:

@@ -66,6 +66,11 @@ class BatchFit:
         self._covariance += off_n * (seconds - self._mean_s)
 
     @property
+    def varied(self) -> bool:
+        """Whether more than one size was seen, so that the slope is more than a guess."""
+        return self._spread > _SPREAD_MIN
+
+    @property
     def item_s(self) -> float:
         """b, seconds. Where n never varied, all is put down to the items: the careful guess for larger batches."""
         if not self.batches:

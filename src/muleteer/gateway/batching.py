@@ -9,8 +9,7 @@ so the larger a batch the busier it is. Of what waits, the first n are taken, n 
 3. the target of the backend, if it has one: a call may come just after one of C slots began and wait L(n)/C before
    its own L(n), so L(n)·(1 + 1/C) ≤ target. For one slot these are the two batches that H. Shen et al. reckon with
    ("Nexus", SOSP 2019). It bounds nothing where it is lost anyway, because a single call takes longer or the first in
-   line has
-   waited too long: smaller batches would only make the line longer;
+   line has waited too long: smaller batches would only make the line longer;
 4. at most twice the largest size yet seen: a line is not trusted far beyond its points.
 
 Under overload the first in line have just enough time for themselves, and a batch that waits for no one else would be
@@ -32,14 +31,17 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from muleteer.base.limits import BATCH_BYTES_MAX, BATCHES_SURE
 from muleteer.gateway.batch_fit import BatchFit
 from muleteer.spec.units import format_bytes, format_seconds
 
 EXPLORE_EVERY = 400
-LOOK_MAX = 1024  # calls of the line that are looked at for one batch: a tenth of a millisecond
+LOOK_TIMES = 4  # so many batches of calls are looked at where deadlines decide who goes first
 
-Limit = Literal["waiting", "batch_max", "bytes", "deadline", "target", "unproven", "exploring"]
-"""What decides: nobody else waits · a setting · bytes · a member's deadline · the target · sizes not yet seen."""
+Limit = Literal["waiting", "batch_max", "bytes", "deadline", "target", "unproven", "exploring", "alone"]
+"""What decides: nobody else waits · a setting · bytes · a member's deadline · the target · sizes not yet seen · a size
+beyond the target, to learn · a call that was on a replica that died.
+"""
 
 
 class Waiting(Protocol):
@@ -61,8 +63,16 @@ class BatchRules(msgspec.Struct, frozen=True):
 
     batch_max: int
     wait_s: float = 0.0
-    bytes_max: int = 64 * 1024 * 1024
+    bytes_max: int = BATCH_BYTES_MAX
     target_s: float | None = None
+
+
+class Pace(NamedTuple):
+    """Batches of `size` take `mean_s`, 99 % of them no more than `upper_s`."""
+
+    size: int
+    mean_s: float
+    upper_s: float
 
 
 class Take(NamedTuple, Generic[C]):
@@ -78,59 +88,91 @@ class Hold(NamedTuple):
     until_s: float
 
 
-class BatchStatistics(msgspec.Struct, frozen=True):
-    """Batches sent and answered, and the fit: L(n) = `base_s` + `item_s`·n seconds."""
-
-    taken: int
-    calls: int
-    answered: int
-    base_s: float
-    item_s: float
-    size_max: int
-    reason: str
-
-
 class BatchPolicy:
     """The rule of one backend, with what it has learnt."""
 
-    __slots__ = ("_calls", "_caps", "_explored", "_fit", "_taken", "rules")
+    __slots__ = ("_caps", "_explored", "_fit", "_paces", "_rules")
 
     def __init__(self, rules: BatchRules) -> None:
-        self.rules = rules
+        self._rules = rules
         self._fit = BatchFit()
         self._caps: dict[tuple[int, bool], tuple[int, Limit]] = {}
-        self._taken = self._calls = 0
-        self._explored = 0  # batches taken when one was last enlarged
+        self._paces: tuple[int, tuple[Pace, ...]] = (0, ())
+        self._explored = 0  # batches answered when one was last enlarged
+
+    @property
+    def rules(self) -> BatchRules:
+        """As declared."""
+        return self._rules
+
+    def follow(self, rules: BatchRules) -> None:
+        """Other rules; what was learnt stays."""
+        self._rules = rules
+        self._forget()
 
     def answered(self, count: int, seconds: float) -> None:
         """A batch of `count` held its slot for `seconds`. One that failed or lost its replica is not told."""
         self._fit.add(count, seconds)
-        self._caps.clear()
+        self._forget()
 
-    def decide(self, front: Iterable[C], now: float, slots: int) -> Take[C] | Hold:
-        """For a free slot, of `slots` in all. `front`: at least one waiting call, in the order of the line."""
-        line = list(islice(front, LOOK_MAX))
-        cap, limited_by = self._cap(slots, late=self._lost(line[0], now))
-        explores = limited_by == "target" and self._taken - self._explored >= EXPLORE_EVERY
-        most = min(self.rules.batch_max, cap + max(1, cap // 4)) if explores else cap
+    def _forget(self) -> None:
+        """What was reckoned from the fit and the rules."""
+        self._caps.clear()
+        self._paces = (0, ())
+
+    def decide(self, front: Iterable[C], now: float, slots: int) -> Take[C] | Hold | None:
+        """For a slot that is free at `now`, of `slots` in all. `front`: waiting calls in the order of the line; None if
+        there are none.
+        """
+        waiting = iter(front)
+        first = next(waiting, None)
+        if first is None:
+            return None
+        cap, limited_by = self._cap(slots, late=self._lost(first, now))
+        explores = limited_by == "target" and self._fit.batches - self._explored >= EXPLORE_EVERY
+        most = min(self._rules.batch_max, cap + max(1, cap // 4)) if explores else cap
+        line = [first, *islice(waiting, most - 1)]
         members, ended_by = self._prefix(line, now, cap, most)
         if ended_by == "deadline":
+            line += islice(waiting, LOOK_TIMES * cap)
             members = self._without_late(line, members, now, cap, slots)
         if ended_by is None:
             ended_by = "waiting" if len(members) < cap else limited_by
         if len(members) > cap:
-            ended_by, self._explored = "exploring", self._taken
-        if ended_by == "waiting" and self.rules.wait_s > 0:
+            ended_by, self._explored = "exploring", self._fit.batches
+        if ended_by == "waiting" and self._rules.wait_s > 0:
             until_s = self._until(members, slots)
             if until_s > now:
                 return Hold(until_s)
-        self._taken += 1
-        self._calls += len(members)
         return Take(tuple(members), ended_by)
+
+    @property
+    def known(self) -> bool:
+        """Whether the fit is one to refuse calls by: over several sizes, where there can be several."""
+        fit = self._fit
+        return fit.batches >= BATCHES_SURE and (fit.varied or self._rules.batch_max == 1)
+
+    @property
+    def alone_s(self) -> float:
+        """What 99 % of the batches of one call should not exceed; 0 before the first batch."""
+        return self._fit.upper_s(1)
+
+    def paces(self, slots: int) -> tuple[Pace, ...]:
+        """Of the sizes 1, 2, 4 … up to the largest that would be taken now; none before the first answer."""
+        if self._paces[0] != slots and self._fit.batches:
+            fit, (cap, _) = self._fit, self._cap(slots)
+            sizes = [*(1 << power for power in range((cap - 1).bit_length())), cap]
+            self._paces = slots, tuple(Pace(size, fit.expected_s(size), fit.upper_s(size)) for size in sizes)
+        return self._paces[1]
+
+    @property
+    def curve(self) -> tuple[float, float]:
+        """The a and b of L(n) = a + b·n, seconds."""
+        return self._fit.base_s, self._fit.item_s
 
     def _lost(self, first: Waiting, now: float) -> bool:
         """Whether the first in line misses the target anyway."""
-        target_s = self.rules.target_s
+        target_s = self._rules.target_s
         return target_s is not None and now - first.arrived_s + self._fit.upper_s(1) > target_s
 
     def _prefix(self, line: list[C], now: float, cap: int, most: int) -> tuple[list[C], Limit | None]:
@@ -140,7 +182,7 @@ class BatchPolicy:
         ended_by: Limit | None = None
         for call in line[:most]:
             size += call.size
-            if firsts and size > self.rules.bytes_max:
+            if firsts and size > self._rules.bytes_max:
                 ended_by = "bytes"
                 break
             first_s = min(first_s, call.deadline_s)
@@ -173,7 +215,7 @@ class BatchPolicy:
         larger: list[C] = []
         for call in able[:cap]:
             size += call.size
-            if larger and size > self.rules.bytes_max:
+            if larger and size > self._rules.bytes_max:
                 break
             larger.append(call)
         return larger if len(larger) > len(members) else members
@@ -187,9 +229,9 @@ class BatchPolicy:
 
     def _reckoned_cap(self, slots: int, *, late: bool) -> tuple[int, Limit]:
         """The largest batch that deadlines and bytes aside may be taken, and why no larger. `late`: rule 3 has lost."""
-        most = self.rules.batch_max
+        most = self._rules.batch_max
         limited_by: Limit = "batch_max"
-        fit, target_s = self._fit, self.rules.target_s
+        fit, target_s = self._fit, self._rules.target_s
         proven = max(1, 2 * fit.largest)
         if proven < most:
             most, limited_by = proven, "unproven"
@@ -207,28 +249,26 @@ class BatchPolicy:
         """How long these may wait for one more: their declared wait, no deadline and no target endangered."""
         fit, oldest_s = self._fit, min(call.arrived_s for call in members)
         next_s = fit.upper_s(len(members) + 1)
-        until_s = min(oldest_s + self.rules.wait_s, min(call.deadline_s for call in members) - next_s)
-        if self.rules.target_s is not None:
-            until_s = min(until_s, oldest_s + self.rules.target_s - next_s * (1 + 1 / max(1, slots)))
+        until_s = min(oldest_s + self._rules.wait_s, min(call.deadline_s for call in members) - next_s)
+        if self._rules.target_s is not None:
+            until_s = min(until_s, oldest_s + self._rules.target_s - next_s * (1 + 1 / max(1, slots)))
         return until_s
 
-    def size_max(self, slots: int) -> tuple[int, str]:
-        """The largest batch that would be taken now, and why, in words and numbers."""
+    def size_max(self, slots: int) -> tuple[int, Limit, str]:
+        """The largest batch that would be taken now, what limits it, and the same in words and numbers."""
         cap, limited_by = self._cap(slots)
-        fit, rules = self._fit, self.rules
+        fit, rules = self._fit, self._rules
         line = f"a batch of n takes {format_seconds(fit.base_s)} + n · {format_seconds(fit.item_s)}"
         if limited_by == "target" and rules.target_s is not None:
-            return cap, (
-                f"up to {cap}: {line}, and p99 {format_seconds(rules.target_s)} holds the wait for one of {slots} "
-                f"slots and the batch: {cap} take {format_seconds(fit.upper_s(cap))}, {cap + 1} would take "
-                f"{format_seconds(fit.upper_s(cap + 1))} (p99)"
+            return (
+                cap,
+                limited_by,
+                (
+                    f"up to {cap}: {line}, and p99 {format_seconds(rules.target_s)} holds the wait for one of {slots} "
+                    f"slots and the batch: {cap} take {format_seconds(fit.upper_s(cap))}, {cap + 1} would take "
+                    f"{format_seconds(fit.upper_s(cap + 1))} (p99)"
+                ),
             )
         if limited_by == "unproven":
-            return cap, f"up to {cap}: twice the largest batch seen yet ({fit.largest})"
-        return cap, f"up to {cap}: batch_max, and {format_bytes(rules.bytes_max)}; {line}"
-
-    def statistics(self, slots: int) -> BatchStatistics:
-        """A frozen snapshot."""
-        size_max, reason = self.size_max(slots)
-        fit = self._fit
-        return BatchStatistics(self._taken, self._calls, fit.batches, fit.base_s, fit.item_s, size_max, reason)
+            return cap, limited_by, f"up to {cap}: twice the largest batch seen yet ({fit.largest})"
+        return cap, limited_by, f"up to {cap}: batch_max, and {format_bytes(rules.bytes_max)}; {line}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
+from muleteer.gateway.budget import RetryPlace
 from muleteer.gateway.exchange import Head
 from muleteer.gateway.sessions import Session
 from muleteer.gateway.statistics import CallCounts
@@ -80,7 +81,7 @@ class Call:
         size: bytes of body that are reserved: as announced while reading (0 if unknown), then as received.
         attempts: times it was sent to a replica that may have run it.
         bounces: times a replica gave it back unrun.
-        retried: it holds a place of the retry budget.
+        retried: its place in the retry budget, if it is run again.
         way: from its endpoint to its backend; set when that is known.
         session: None without one.
         counts: of its backend; those of requests, or those of copies.
@@ -129,7 +130,7 @@ class Call:
         self.body = b""
         self.attempts = 0
         self.bounces = 0
-        self.retried = False
+        self.retried: RetryPlace | None = None
         self.copy = False
         self.session: Session | None = None
         self.link: CallLink | None = None
@@ -137,6 +138,11 @@ class Call:
         self.dispatched_s = 0.0
         self.started_s = 0.0
         self.wheel_slot = 0
+
+    @property
+    def arrived_s(self) -> float:
+        """Monotonic seconds of its first byte."""
+        return self.head.received_s
 
     @property
     def client(self) -> str:

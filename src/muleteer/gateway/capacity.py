@@ -6,11 +6,17 @@ import math
 
 from muleteer.base.limits import AHEAD_SERVICE_S_MAX, CREDIT_MAX, CREDIT_SERVICE_S_MAX, SAMPLES_MIN
 from muleteer.gateway.admission import Estimate, estimate_of, queue_bound
+from muleteer.gateway.batching import BatchPolicy, BatchRules, Pace
 from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator
 from muleteer.gateway.link import Link
 from muleteer.gateway.slots import Slots
 from muleteer.gateway.statistics import ServiceStatistics
 from muleteer.spec.snapshot import ASLEEP, BackendRoute
+
+
+def rules_of(route: BackendRoute) -> BatchRules:
+    """What is declared about batches."""
+    return BatchRules(batch_max=route.batch_max, wait_s=route.batch_wait_s, target_s=route.slo_s)
 
 
 class Capacity:
@@ -23,15 +29,18 @@ class Capacity:
 
     def __init__(self) -> None:
         self.slots: Slots[Link] = Slots()
+        self.batches: BatchPolicy | None = None  # where the model takes batches, once it said so
         self._services = ServiceEstimator()
         self._measured: Estimate | None = None  # kept between two services: it is asked for several times
         self._model_mean_s = 0.0
         self._last_slots = 1
         self._warm_up_s: float | None = None
 
-    def add(self, link: Link) -> None:
+    def add(self, link: Link, route: BackendRoute) -> None:
         """A replica is ready."""
         self.slots.add(link)
+        if link.batched and self.batches is None:
+            self.batches = BatchPolicy(rules_of(route))
         if link.warm_up_us:  # of several the quickest: replicas that load together slow one another down
             self._warm_up_s = min(link.warm_up_us / 1e6, self._warm_up_s or math.inf)
         self._last_slots = self.slots.total
@@ -53,31 +62,83 @@ class Capacity:
         else:
             self.slots.extend(2 if services.p99_s <= AHEAD_SERVICE_S_MAX else 1)
 
+    def batch_served(self, size: int, held_s: float, model_us: int, *, idempotent: bool, plain: bool) -> None:
+        """A batch of `size` held its slot for `held_s`. `plain`: it was run as a whole, so it teaches how long those
+        take. The next one is sent ahead only if it is full anyway: to wait with it would make it no larger.
+        """
+        assert self.batches is not None
+        services = self._services
+        services.add(held_s)
+        self._model_mean_s += (model_us / 1e6 - self._model_mean_s) / min(services.samples, MEAN_CALLS)
+        if plain:
+            self.batches.answered(size, held_s)
+        ahead = idempotent and self.batches.known and services.p99_s <= AHEAD_SERVICE_S_MAX
+        self.slots.extend(2 if ahead else 1)
+
+    def follow(self, route: BackendRoute) -> None:
+        """Another snapshot."""
+        if self.batches is not None:
+            self.batches.follow(rules_of(route))
+
     @property
     def ready_slots(self) -> int:
         """C. While every replica restarts: what it was when one last became ready, since it will be so again."""
         return self.slots.total or self._last_slots
 
-    def estimate(self, route: BackendRoute) -> Estimate | None:
-        """S and p99: measured, declared, or guessed from the warm-up."""
+    @property
+    def running_max(self) -> int:
+        """Calls that run at once."""
+        if self.batches is None:
+            return self.ready_slots
+        return self.ready_slots * self.batches.size_max(self.ready_slots)[0]
+
+    def estimate(self, route: BackendRoute, queued: int = 0) -> Estimate | None:
+        """S and p99: measured, declared, or guessed from the warm-up. In batches the share of a call depends on how
+        many come: for one behind `queued` others.
+        """
         if self._measured is not None:
             return self._measured
+        if self.batches is not None:
+            return self._batch_estimate(self.batches, route, queued)
         estimate = estimate_of(self._services, route.expected_s, self._warm_up_s)
         if self._services.samples >= SAMPLES_MIN:
             self._measured = estimate
         return estimate
 
     def places(self, route: BackendRoute) -> int:
-        """How many calls may wait while nothing is known of how long they take: one per slot; at a backend that sleeps
-        as many as will measure it, since a start takes longer than the first of them to come.
+        """How many calls may wait while nothing is known of how long they take: one per slot, or one batch; at one that
+        sleeps as many as will measure it, since a start takes longer than the first of them to come.
         """
-        return SAMPLES_MIN if route.unavailable == ASLEEP else self.ready_slots
+        places = self.ready_slots * (1 if self.batches is None else route.batch_max)
+        return max(SAMPLES_MIN, places) if route.unavailable == ASLEEP else places
 
     def bound(self, route: BackendRoute) -> int:
         """How many calls with the backend's own timeout may wait."""
-        estimate = self.estimate(route)
-        slots = self.ready_slots if estimate is not None else self.places(route)
-        return queue_bound(slots, estimate, route.timeout_s)
+        slots, places = self.ready_slots, self.places(route)
+        if self.batches is not None and (paces := self.batches.paces(slots)):
+            estimates = [self._of(pace, known=self.batches.known) for pace in paces]
+            return max(queue_bound(slots, estimate, route.timeout_s, places) for estimate in estimates)
+        return queue_bound(slots, self.estimate(route), route.timeout_s, places)
+
+    def _batch_estimate(self, batches: BatchPolicy, route: BackendRoute, queued: int) -> Estimate | None:
+        """That of the size with which (queued + 1)·S/C + p99 is least, of those that the line could fill."""
+        paces = batches.paces(self.ready_slots)
+        if not paces:
+            seconds = route.expected_s if route.expected_s is not None else self._warm_up_s
+            return None if seconds is None else Estimate(seconds, 0.0, guessed=True)
+        share = (queued + 1) / self.ready_slots
+        best, least_s = paces[0], share * paces[0].mean_s + paces[0].upper_s
+        for pace in paces:
+            if pace.size > queued + 1:
+                break
+            predicted_s = share * pace.mean_s / pace.size + pace.upper_s
+            if predicted_s < least_s:
+                best, least_s = pace, predicted_s
+        return self._of(best, known=batches.known)
+
+    @staticmethod
+    def _of(pace: Pace, *, known: bool) -> Estimate:
+        return Estimate(pace.mean_s / pace.size, pace.upper_s if known else 0.0, guessed=not known)
 
     @property
     def warm_up_s(self) -> float | None:

@@ -7,7 +7,7 @@ request may bring the next one of its connection before the answer returns, so s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,18 +17,21 @@ from muleteer.base.errors import (
     DeadlineError,
     Draining,
     ExpiredInQueue,
-    Poison,
     ReplicaError,
-    ReplicaProtocolError,
     RequestError,
     WireError,
 )
-from muleteer.base.limits import ATTEMPTS_MAX, BOUNCES_MAX
+from muleteer.base.limits import BOUNCES_MAX
+from muleteer.gateway.answers import Answers
+from muleteer.gateway.batch import SENT_AHEAD, Batch
+from muleteer.gateway.budget import RetryPlace
 from muleteer.gateway.call import QUEUED, READING, RUNNING, SETTLED, Call, Priority
 from muleteer.gateway.exchange import Head, Response
+from muleteer.gateway.filling import Filler
 from muleteer.gateway.fleet import Dialing, Fleet
 from muleteer.gateway.gate import Gate
-from muleteer.gateway.link import SENT_AHEAD, UNRUN, ErrorPayload, Link
+from muleteer.gateway.ledger import Ledger
+from muleteer.gateway.link import RAN, UNRUN, ErrorPayload, Link, Outcome
 from muleteer.gateway.load import Load
 from muleteer.gateway.rerun import Reruns
 from muleteer.gateway.sessions import Session
@@ -39,11 +42,13 @@ from muleteer.gateway.way import Way
 from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
 from muleteer.telemetry.log import log
 
-_MODEL_RAN = frozenset({"model_error", "bad_model_output"})
-
 
 class Dispatcher:
     """One backend.
+
+    Attributes:
+        gate, ledger, counts: what admission reads, what calls hold, what became of requests.
+        fleet: its replicas.
 
     Args:
         route: its replicas and how it is run; replaced by `update`.
@@ -62,15 +67,11 @@ class Dispatcher:
         self._queue = self.gate.queue
         self._reruns = Reruns(self.gate)
         self._quarantine = self._reruns.quarantine
-        self._counts = CallCounts()
+        self.ledger = Ledger(self.gate, shared)
+        self._filler = Filler(self.gate, self._quarantine, shared, self)
+        self.counts = CallCounts()
         self._copy_counts = CallCounts()
-        self._open_calls = 0
-        self._copies = 0
-        self._reading = 0
-        self._headers = [
-            f"muleteer-backend: {route.name}\r\nmuleteer-attempts: {attempts}\r\n".encode()
-            for attempts in range(ATTEMPTS_MAX + 1)
-        ]
+        self._answers = Answers(route.name, shared)
 
     # -- the world changes
 
@@ -92,12 +93,9 @@ class Dispatcher:
     @property
     def quiet(self) -> bool:
         """Whether no call is open and no slot is taken."""
-        return not (self._open_calls or self._copies) and not any(link.in_flight for link in self.fleet.links)
-
-    @property
-    def unready_reason(self) -> str | None:
-        """Why no replica can serve now; None if one can."""
-        return self.gate.unready_reason()
+        return not (self.ledger.open_calls or self.ledger.copies) and not any(
+            link.in_flight for link in self.fleet.links
+        )
 
     # -- a request arrives
 
@@ -118,7 +116,7 @@ class Dispatcher:
         """Admit before the body is read. Raises RequestError, counted as refused."""
         self._wake()
         if (error := self.obstacle(head, priority, deadline_s)) is not None:
-            self._counts.refused[error.code] = self._counts.refused.get(error.code, 0) + 1
+            self.counts.refused[error.code] = self.counts.refused.get(error.code, 0) + 1
             way.version.ended(error.code)
             raise error
         size = head.content_length or 0
@@ -149,22 +147,17 @@ class Dispatcher:
         call.counts = self._copy_counts
         call.copy = True
         call.body = body
-        self._copies += 1
-        self._copy_counts.admitted += 1
-        self._shared.wheel.add(call)
-        self._start(link, call, now)
+        self.ledger.enter_copy(call)
+        if link.batched:
+            self.start_batch(link, (call,), now)
+        else:
+            self._start(link, call, now)
         return True
 
     def _enter(self, call: Call, way: Way[Any]) -> None:
         call.way = way
-        call.counts = self._counts
-        self._shared.wheel.add(call)
-        self._shared.waiting_bytes += call.size
-        held, client = self.gate.held, call.head.client
-        held[client] = held.get(client, 0) + 1
-        self._reading += 1
-        self._open_calls += 1
-        self._counts.admitted += 1
+        call.counts = self.counts
+        self.ledger.enter(call)
 
     def hold(self, call: Call, size: int) -> None:
         """Its body grows beyond what was announced. Raises OutOfMemory."""
@@ -177,19 +170,20 @@ class Dispatcher:
             return
         now = self._shared.now()
         link = None if self._queue.depth or now >= call.deadline_s else self._slots.next_for_new()
-        error: RequestError | None = self._poison(body, now) if self._quarantine.strikes else None
+        error: RequestError | None = self._reruns.poison(call, body, now) if self._quarantine.strikes else None
         if error is None and link is None:
             error = self.gate.enqueue(call, call.deadline_s - now, len(body))
         if error is not None:
             self._fail(call, error)
             return
-        self._leave_place(call)
+        self.ledger.leave_place(call)
         call.body = body
         call.size = len(body)
-        if link is not None:
-            self._start(self._own_link(call, link), call, now)
+        if link is not None and not link.batched:
+            self._start(self.gate.own_link(call, link), call, now)
             return
         self._wait(call)
+        self._filler.soon()
         while (shed := self.gate.pushed_back(call, now)) is not None:
             self._fail(*shed)
 
@@ -198,23 +192,7 @@ class Dispatcher:
         if not self._slots.total and self.gate.wake():
             self._shared.demand(self.gate.route.name)
 
-    def _poison(self, body: bytes, now: float) -> Poison | None:
-        if not self._quarantine.is_poison(body, now):
-            return None
-        self._counts.quarantined += 1
-        return Poison("this body was running on two replicas when they died; it is refused for 10 minutes")
-
     # -- places of a call
-
-    def _own_link(self, call: Call, link: Link) -> Link:
-        """`link`, or rather the one that the call's session keeps to, if that has room as well. A busy one is not
-        waited for: a slot that idles while calls wait would cost everybody, and a move costs one session.
-        """
-        session = call.session
-        if session is None or not session.replica:
-            return link
-        own = session.preferred(self._slots)
-        return own if own is not None and self._slots.has_room(own, beside=link) else link
 
     def _start(self, link: Link, call: Call, now: float) -> None:
         call.move(RUNNING)
@@ -223,33 +201,43 @@ class Dispatcher:
         link.start(call, now)
         self._slots.moved(link)
 
+    def start_batch(self, link: Link, calls: Sequence[Call], now: float) -> None:
+        """Send these to `link`: calls that wait, or a copy."""
+        for call in calls:
+            if not call.copy:
+                self.ledger.leave_place(call)
+            call.move(RUNNING)
+            call.attempts += 1
+            call.counts.dispatched += 1
+        link.start_batch(calls, now)
+        self._slots.moved(link)
+
     def _wait(self, call: Call, *, front: bool = False) -> None:
-        call.move(QUEUED)
+        self.ledger.wait(call, front=front)
         self._wake()
-        self._queue.push(call, front=front)
-        self._shared.waiting_bytes += call.size
 
-    def _leave_place(self, call: Call) -> None:
-        """Give back what the call holds in its present state. A slot is held by the link, until the terminal frame."""
-        if call.state is READING:
-            self._reading -= 1
-            self._shared.waiting_bytes -= call.size
-        elif call.state is QUEUED:
-            self._queue.remove(call)
-            self._shared.waiting_bytes -= call.size
-
-    def _pull(self, now: float) -> None:
+    def pull(self, now: float) -> None:
         """Give free slots to those who wait; drop those whose time no longer suffices (rule 4)."""
         while self._queue.depth and (link := self.gate.slot(now)) is not None:
+            if link.batched:
+                if self._filler.fill(link, now):
+                    continue
+                return
             call = self._queue.first()
-            if self.gate.too_late_to_start(call.deadline_s - now):
-                self._expire_waiting(call)
-            elif (poison := self._poison(call.body, now)) is not None:
-                self._fail(call, poison)
+            if self.gate.too_late_to_start(call.deadline_s - now) or self._quarantine.is_poison(call.body, now):
+                self.drop(call, now)
             else:
                 self._queue.served(call)
-                self._leave_place(call)
-                self._start(self._own_link(call, link), call, now)
+                self.ledger.leave_place(call)
+                self._start(self.gate.own_link(call, link), call, now)
+
+    def drop(self, call: Call, now: float) -> None:
+        """It waits, and must not be sent: poison, or too late."""
+        poison = self._reruns.poison(call, call.body, now)
+        if poison is None:
+            self._expire_waiting(call)
+        else:
+            self._fail(call, poison)
 
     def _fail_queue_if_unavailable(self) -> None:
         error = self.gate.unavailable()
@@ -287,17 +275,15 @@ class Dispatcher:
     def _fail(self, call: Call, error: RequestError) -> None:
         failed = call.counts.failed
         failed[error.code] = failed.get(error.code, 0) + 1
-        plain = self._shared.render(error, call.head.request_id)
-        headers = plain.headers + self._header_lines(call)
-        self._settle(call, Response(plain.status, plain.body, headers, plain.content_type, plain.code))
+        self._settle(call, self._answers.error(call, error))
 
     def _settle(self, call: Call, response: Response | None) -> None:
         """The one place where a call ends. `response` is None if its client is gone."""
-        self._leave(call)
+        self.ledger.leave(call)
         call.move(SETTLED)
         head, way = call.head, call.way
-        if call.retried:
-            self._reruns.budget.give_back()
+        if call.retried is not None:
+            self._reruns.budget.give_back(call.retried)
         body, call.body = call.body, b""
         if response is None:
             way.version.ended(GONE)
@@ -310,37 +296,18 @@ class Dispatcher:
         if way.mirror is not None:
             way.mirror.offer(head, body, response)
 
-    def _leave(self, call: Call) -> None:
-        """Give back all that the call holds here."""
-        self._leave_place(call)
-        self._shared.wheel.discard(call)
-        if call.copy:
-            self._copies -= 1
-            now = self._shared.now()
-            self.gate.copy_ended(now - call.dispatched_s, now)
-            return
-        self._open_calls -= 1
-        client, held = call.head.client, self.gate.held
-        held[client] -= 1
-        if not held[client]:
-            del held[client]
-
     def _displace(self, call: Call, body: bytes) -> bool:
         """The backend was removed: whether the endpoint sends its calls to another one, which takes this one too."""
         try:
             way, session = self._shared.place(call.head, body)
         except RequestError:  # the endpoint is gone as well
             return False
-        self._leave(call)
+        self.ledger.leave(call)
         if call.state is QUEUED:
             call.move(READING)
         call.counts.displaced += 1
         way.backend.adopt(call, way, session, body)
         return True
-
-    def _header_lines(self, call: Call) -> bytes:
-        lines, session = self._headers[call.attempts], call.session
-        return lines if session is None else lines + session.lines(call.link if call.attempts else None)
 
     # -- a link tells
 
@@ -348,8 +315,8 @@ class Dispatcher:
         """Its slots are free."""
         self.gate.was_ready = True
         self.gate.woken_s = None
-        self._capacity.add(link)
-        self._pull(self._shared.now())
+        self._capacity.add(link, self.gate.route)
+        self.pull(self._shared.now())
 
     def link_draining(self, link: Link) -> None:
         """It takes no more calls."""
@@ -361,21 +328,42 @@ class Dispatcher:
         self._served(call, service_us, now)
         self._slots.moved(link)
         if self._queue.depth:
-            self._pull(now)
+            self.pull(now)
+        self._answer(call, body)
+
+    def call_failed(self, link: Link, call: Call, error: ErrorPayload, service_us: int) -> None:
+        """No answer: the model's or the caller's fault, or it was not run."""
+        now = self._shared.now()
+        if error.code in RAN:
+            self._served(call, service_us, now)
+        self._slots.moved(link)
+        self._no_answer(call, error)
+        self.pull(now)
+
+    def batch_ended(self, link: Link, batch: Batch[Outcome]) -> None:
+        """As with single calls the slot goes on first; for large batches that matters more."""
+        now = self._shared.now()
+        if batch.whole:
+            self._filler.served(batch, now)
+            self._slots.moved(link)
+            self.pull(now)
+        for call, outcome in reversed(batch.outcomes):  # what goes back to the front of the line keeps its order
+            if isinstance(outcome, bytes):
+                self._answer(call, outcome)
+            else:
+                self._no_answer(call, outcome)
+        self.pull(now)
+
+    def _answer(self, call: Call, body: bytes) -> None:
         if call.state is SETTLED:
             call.counts.late_replies += 1
             return
         if self._quarantine.strikes:
             self._quarantine.absolve(call.body)
         call.counts.answered += 1
-        self._settle(call, Response(200, body, self._header_lines(call)))
+        self._settle(call, self._answers.answer(call, body))
 
-    def call_failed(self, link: Link, call: Call, error: ErrorPayload, service_us: int) -> None:
-        """No answer: the model's or the caller's fault, or it was not run."""
-        now = self._shared.now()
-        if error.code in _MODEL_RAN:
-            self._served(call, service_us, now)
-        self._slots.moved(link)
+    def _no_answer(self, call: Call, error: ErrorPayload) -> None:
         if call.state is SETTLED:
             call.counts.late_replies += 1
         elif error.code in UNRUN:
@@ -384,7 +372,6 @@ class Dispatcher:
             self._quarantine.absolve(call.body)
             trace = f"\n{error.traceback}" if self._shared.debug and error.traceback else ""
             self._fail(call, CODES[error.code](error.error + trace))
-        self._pull(now)
 
     def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
         """Its calls are run again or fail; on a broken rule the replica is killed, since nothing it says is to be
@@ -396,12 +383,22 @@ class Dispatcher:
             if link.pid:
                 self._shared.abort(link.replica, link.pid, "protocol")
         now = self._shared.now()
-        again = [call for call in calls if call.state is not SETTLED and self._survives(call, error, now)]
+        place = RetryPlace() if link.batched else None  # what it ran together is run again all or none
+        active = self.ledger.open_calls - self.ledger.reading
+        again = []
+        for call in calls:
+            if call.state is SETTLED:
+                continue
+            failure = self._reruns.failure(call, place or RetryPlace(), active, error, now)
+            if failure is None:
+                again.append(call)
+            else:
+                self._fail(call, failure)
         for call in reversed(again):  # each goes to the front: so the oldest is first again
             if call.state is not SETTLED:
                 self._wait(call, front=True)
         self._fail_queue_if_unavailable()
-        self._pull(now)
+        self.pull(now)
 
     def abort_hung(self, now: float) -> None:
         """Have every replica killed whose oldest call runs too long; take back what stands behind a slow one."""
@@ -412,7 +409,7 @@ class Dispatcher:
         for call in self.fleet.take_back(now) if self.gate.route.idempotent else ():
             if call.state is not SETTLED:
                 self._bounce(call)
-        self._pull(now)
+        self.pull(now)
 
     def _served(self, call: Call, service_us: int, now: float) -> None:
         if call.started_s != SENT_AHEAD:
@@ -428,44 +425,26 @@ class Dispatcher:
         self._wait(call, front=True)
         self._fail_queue_if_unavailable()
 
-    def _survives(self, call: Call, error: WireError | None, now: float) -> bool:
-        """Its replica died: whether it is run once more elsewhere. If it may not or cannot be, it fails."""
-        why = self._reruns.refusal(call, self._open_calls - self._reading, now)
-        if why is None:
-            call.counts.re_executed += 1
-            return True
-        kind, what = (ReplicaError, "died") if error is None else (ReplicaProtocolError, "broke the protocol")
-        self._fail(call, kind(f"the replica {what} while it had this call, and {why}"))
-        return False
-
     # -- status
-
-    @property
-    def arrivals(self) -> int:
-        """See CallCounts."""
-        return self._counts.arrivals
-
-    @property
-    def open_calls(self) -> int:
-        """Admitted and without an outcome."""
-        return self._open_calls
 
     def load(self) -> Load:
         """A frozen snapshot of what sizing reads."""
-        return self.gate.load(self._counts.arrivals, self._open_calls)
+        busy = tuple(link.replica for link in self.fleet.links if link.in_flight)
+        return self.gate.load(self.counts, self.ledger.open_calls, busy)
 
     def statistics(self) -> BackendStatistics:
         """A frozen snapshot."""
         return BackendStatistics(
-            queue=QueueStatistics(self._queue.depth, self.gate.bound(), self._queue.bytes, self._reading),
+            queue=QueueStatistics(self._queue.depth, self.gate.bound(), self._queue.bytes, self.ledger.reading),
             replicas=self.fleet.statistics(),
             slots=self._slots.total,
             credit=self._slots.credit,
             links_ready=len(self._slots),
-            open_calls=self._open_calls,
+            open_calls=self.ledger.open_calls,
             retrying=self._reruns.budget.spent,
             poisonous=self._quarantine.poisonous,
             service=self._capacity.statistics(),
-            calls=self._counts.snapshot(),
+            calls=self.counts.snapshot(),
             copies=self._copy_counts.snapshot(),
+            batches=self._filler.statistics(),
         )

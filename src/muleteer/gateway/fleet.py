@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from muleteer.base.limits import HANG_GRACE_S
+from muleteer.gateway.batch import SENT_AHEAD
 from muleteer.gateway.call import Call
-from muleteer.gateway.link import SENT_AHEAD, Link
+from muleteer.gateway.link import Link
 from muleteer.gateway.statistics import ReplicaStatistics
 from muleteer.spec.snapshot import BackendRoute, ReplicaAddress
 

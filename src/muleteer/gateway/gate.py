@@ -22,6 +22,7 @@ from muleteer.gateway.link import Link
 from muleteer.gateway.load import Load
 from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.shared import Shared
+from muleteer.gateway.statistics import CallCounts
 from muleteer.spec.snapshot import ASLEEP, BackendRoute
 
 _RETRY_SOON_S, _RETRY_FAILED_S = 1, 5
@@ -82,18 +83,30 @@ class Gate:
         """The link for the first call that waits. It is sent ahead only if its time suffices for two services."""
         slots = self.capacity.slots
         link = slots.next()
-        if link is None or slots.eager or len(link.in_flight) < link.concurrency:
-            return link
+        if link is None or slots.eager or link.load < link.concurrency or link.batched:
+            return link  # whether a batch is sent ahead, its filler decides
         estimate = self.capacity.estimate(self.route)
         if estimate is None or self.queue.first().deadline_s - now < 2 * estimate.p99_s:
             return None
         return link
 
+    def own_link(self, call: Call, link: Link) -> Link:
+        """`link`, or rather the one that the call's session keeps to, if that has room as well. A busy one is not
+        waited for: a slot that idles while calls wait would cost everybody, and a move costs one session.
+        """
+        session = call.session
+        if session is None or not session.replica:
+            return link
+        slots = self.capacity.slots
+        own = session.preferred(slots)
+        fits = own is not None and own.batched is link.batched and slots.has_room(own, beside=link)
+        return own if own is not None and fits else link
+
     def share(self, client: str) -> QuotaExceeded | None:
         """Why a client may have no further call here, while others wait."""
         if not self.queue.others_wait(client):
             return None
-        share = admission.client_share(self.capacity.ready_slots, self.bound())
+        share = admission.client_share(self.capacity.running_max, self.bound())
         held = self.held.get(client, 0)
         if held < share:
             return None
@@ -106,7 +119,7 @@ class Gate:
         """
         slots = self.capacity.slots
         link = slots.next()
-        if self.queue.depth or link is None or len(link.in_flight) >= link.concurrency:
+        if self.queue.depth or link is None or link.load >= link.concurrency:
             return None
         kept = max(1, slots.total // SHADOW_RESERVE) if self.has_traffic else 0
         if slots.idle > kept or (slots.total <= kept and now >= self._copies_due_s):
@@ -122,6 +135,7 @@ class Gate:
         if route.unavailable != self.route.unavailable:
             self.woken_s = None
         self.route = route
+        self.capacity.follow(route)
 
     def wake(self) -> bool:
         """A call came. Whether nothing serves it and somebody should hear of that."""
@@ -165,11 +179,11 @@ class Gate:
             return None
         return "restarting" if self.was_ready else unavailable
 
-    def load(self, arrivals: int, open_calls: int) -> Load:
+    def load(self, counts: CallCounts, open_calls: int, busy: tuple[str, ...]) -> Load:
         """What sizing reads."""
         service = self.capacity.statistics()
         return Load(
-            arrivals=arrivals,
+            arrivals=counts.arrivals,
             queued=self.queue.depth,
             open_calls=open_calls,
             slots=self.capacity.slots.total,
@@ -178,6 +192,8 @@ class Gate:
             mean_s=service.mean_s,
             p99_s=service.p99_s,
             services=self.capacity.services(),
+            answered=counts.answered,
+            busy=busy,
             warm_up_s=self.capacity.warm_up_s,
         )
 
@@ -229,7 +245,7 @@ class Gate:
         return admission.refusal(
             queued=queued,
             slots=self.capacity.ready_slots,
-            estimate=self.capacity.estimate(self.route),
+            estimate=self.capacity.estimate(self.route, queued),
             remaining_s=remaining_s - self.start_left_s(),
             uniform=random.random,
             places=self.capacity.places(self.route),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import msgspec
@@ -12,15 +12,16 @@ import msgspec
 from muleteer.base.clock import Clock
 from muleteer.base.errors import WireError
 from muleteer.base.limits import AHEAD_S_MAX
+from muleteer.gateway.batch import SENT_AHEAD, Batch, Batches
 from muleteer.gateway.call import SETTLED, Call
 from muleteer.wire.connection import Connection, Role, State
-from muleteer.wire.frames import VERSION, Frame, FrameType, join_payload, split_payload
+from muleteer.wire.frames import VERSION, Flag, Frame, FrameType, join_payload, split_payload
 
-SENT_AHEAD = math.inf
-"""`Call.started_s` of a call that waits at the replica behind others."""
 UNRUN = frozenset({"draining", "cancelled"})
 """Codes of ERROR that promise that the model was not run: the call may be dispatched elsewhere."""
-_CODES = UNRUN | {"bad_json", "bad_arguments", "model_error", "bad_model_output", "expired_in_queue"}
+RAN = frozenset({"model_error", "bad_model_output"})
+"""Codes of ERROR that say that it was run."""
+_CODES = UNRUN | RAN | {"bad_json", "bad_arguments", "expired_in_queue"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,6 +33,7 @@ class ReadyPayload(msgspec.Struct, frozen=True):
     pid: int
     concurrency: int
     warm_up_us: int = 0
+    batch: bool = False
 
 
 class ErrorPayload(msgspec.Struct, frozen=True):
@@ -48,12 +50,14 @@ class CallMetadata(msgspec.Struct, frozen=True):
     id: str
 
 
+Outcome = bytes | ErrorPayload
+"""Of a call in a batch: the model's answer as JSON, or why there is none."""
 _ready_decoder = msgspec.json.Decoder(ReadyPayload)
 _error_decoder = msgspec.json.Decoder(ErrorPayload)
 
 
 class LinkOwner(Protocol):
-    """Whom a link tells what happened. Each call that was started is named in exactly one of the last three."""
+    """Whom a link tells what happened. Each call that was started is named in exactly one of the last four."""
 
     def link_ready(self, link: Link) -> None:
         """The replica takes calls."""
@@ -71,6 +75,10 @@ class LinkOwner(Protocol):
         """The call has no answer, and why."""
         ...
 
+    def batch_ended(self, link: Link, batch: Batch[Outcome]) -> None:
+        """Its `outcomes`. If some calls of it have none, the link was lost and they were named there."""
+        ...
+
     def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
         """The replica is dead, or (`error`) broke a rule; `calls` were open, in dispatch order."""
         ...
@@ -82,7 +90,9 @@ class Link(asyncio.Protocol):
     Attributes:
         replica: the id that the address belongs to.
         in_flight: calls without a terminal frame, in dispatch order, settled ones included: they hold the slot.
+        load: how many those are; of a model that takes batches, how many batches.
         concurrency, pid, warm_up_us: from READY; 0 before.
+        batched: the model takes batches: it gets nothing else.
         condemned: reported as hung; takes no more calls.
         ended: set when the socket is gone.
     """
@@ -92,9 +102,11 @@ class Link(asyncio.Protocol):
     ) -> None:
         self.replica = replica
         self.in_flight: dict[int, Call] = {}
+        self.load = 0
         self.concurrency = 0
         self.pid = 0
         self.warm_up_us = 0
+        self.batched = False
         self.condemned = False
         self.ended = asyncio.Event()
         self._backend = backend
@@ -106,6 +118,7 @@ class Link(asyncio.Protocol):
         self._last_id = 0
         self._started = 0
         self._ahead: deque[int] = deque()
+        self._batches: Batches[Outcome] = Batches(0)
         self._leaving = False
         self._lost = False
         self._unsent: list[bytes] | None = None  # frames that leave together, while several are read together
@@ -141,6 +154,7 @@ class Link(asyncio.Protocol):
     def start(self, call: Call, now: float) -> None:
         """Send `call`. The link must be in service."""
         id = self._last_id = self._last_id + 1
+        self.load += 1
         self.in_flight[id] = call
         call.link = self
         call.link_id = id
@@ -155,6 +169,29 @@ class Link(asyncio.Protocol):
         payload = join_payload(_encode(CallMetadata(call.head.request_id)), call.body)
         self._write(FrameType.CALL, id=id, budget=budget_ms, payload=payload)
 
+    def start_batch(self, calls: Sequence[Call], now: float) -> None:
+        """Send `calls`, at least one, as one batch. The link must be in service, and the model take batches."""
+        assert self._transport is not None
+        self.load += 1
+        frames = []
+        batch: Batch[Outcome] = Batch()
+        for call in calls:
+            id = self._last_id = self._last_id + 1
+            self.in_flight[id] = batch.calls[id] = call
+            call.link = self
+            call.link_id = id
+            call.dispatched_s = now
+            call.started_s = SENT_AHEAD
+            budget_ms = max(1, int((call.deadline_s - now) * 1000))
+            payload = join_payload(_encode(CallMetadata(call.head.request_id)), call.body)
+            flags = Flag.NONE if call is calls[-1] else Flag.MORE
+            frames.append(self._connection.send(FrameType.CALL, id=id, budget=budget_ms, flags=flags, payload=payload))
+        self._batches.add(batch, now)
+        if self._unsent is None:
+            self._transport.write(b"".join(frames))
+        else:
+            self._unsent += frames
+
     def cancel(self, call: Call) -> None:
         """A wish: the slot stays taken until the terminal frame."""
         if call.link_id in self.in_flight and not self._lost:
@@ -164,16 +201,19 @@ class Link(asyncio.Protocol):
         """The calls that were sent ahead, newest first, if no call was begun or ended here for `AHEAD_S_MAX`: they are
         the caller's again. The replica is told; should it run one all the same, nobody waits for the answer.
         """
-        if not self._ahead or self._lost:
+        ahead = self._batches.ahead() if self.batched else list(reversed(self._ahead))
+        if not ahead or self._lost:
             return []
         begun_s = [call.started_s for call in self.in_flight.values() if call.started_s != SENT_AHEAD]
         if now - max(begun_s, default=now) < AHEAD_S_MAX:
             return []
         back = []
-        for id in reversed(self._ahead):
+        for id in ahead:
             call = self.in_flight.get(id)
             if call is not None and call.state is not SETTLED:
-                self.in_flight[id] = call.ghost()
+                ghost = self.in_flight[id] = call.ghost()
+                if self.batched:
+                    self._batches.members[id].calls[id] = ghost
                 self._write(FrameType.CANCEL, id=id)
                 back.append(call)
         return back
@@ -224,7 +264,10 @@ class Link(asyncio.Protocol):
         kind = frame.type
         if kind is FrameType.REPLY:
             _, body = split_payload(frame.payload)  # may raise: before the call counts as answered
-            self._owner.call_replied(self, self._answered(frame.id), body, frame.budget)
+            if self.batched:
+                self._member_ended(frame, body)
+            else:
+                self._owner.call_replied(self, self._answered(frame.id), body, frame.budget)
         elif kind is FrameType.ERROR:
             try:
                 error = _error_decoder.decode(frame.payload)
@@ -232,7 +275,10 @@ class Link(asyncio.Protocol):
                 raise WireError(f"ERROR payload: {broken}") from None
             if error.code not in _CODES:
                 raise WireError(f"ERROR with code {error.code!r}, which is not one of {sorted(_CODES)}")
-            self._owner.call_failed(self, self._answered(frame.id), error, frame.budget)
+            if self.batched:
+                self._member_ended(frame, error)
+            else:
+                self._owner.call_failed(self, self._answered(frame.id), error, frame.budget)
         elif kind is FrameType.READY:
             self._introduced(frame.payload)
         elif kind is FrameType.DRAIN:
@@ -255,6 +301,8 @@ class Link(asyncio.Protocol):
         self.pid = ready.pid
         self.concurrency = ready.concurrency
         self.warm_up_us = max(0, ready.warm_up_us)
+        self.batched = ready.batch
+        self._batches = Batches(ready.concurrency)
         if self._leaving:
             self._write_drain()
         else:
@@ -263,6 +311,7 @@ class Link(asyncio.Protocol):
     def _answered(self, id: int) -> Call:
         """Take the call out, and let the next one that was sent ahead count as started."""
         call = self.in_flight.pop(id)
+        self.load -= 1
         if call.started_s != SENT_AHEAD:
             self._started -= 1
             while self._ahead and self._started < self.concurrency:
@@ -271,6 +320,18 @@ class Link(asyncio.Protocol):
                     following.started_s = self._now()
                     self._started += 1
         return call
+
+    def _member_ended(self, frame: Frame, outcome: Outcome) -> None:
+        """One call of a batch has its outcome; the owner hears of it with the last: they come together, and first of
+        all the slot goes on.
+        """
+        batch = self._batches.members.pop(frame.id)
+        batch.outcomes.append((self.in_flight.pop(frame.id), outcome))
+        batch.service_us = max(batch.service_us, frame.budget)
+        if batch.whole:
+            self.load -= 1
+            self._batches.ended(batch, self._now())
+            self._owner.batch_ended(self, batch)
 
     def _write_drain(self) -> None:
         if self._connection.state is State.OPEN:
@@ -303,4 +364,7 @@ class Link(asyncio.Protocol):
             self._transport.abort()
         calls = list(self.in_flight.values())
         self.in_flight.clear()
+        self.load = 0
         self._owner.link_lost(self, calls, error)
+        for batch in self._batches.partial():
+            self._owner.batch_ended(self, batch)

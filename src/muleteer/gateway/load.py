@@ -19,6 +19,8 @@ class Load(msgspec.Struct, frozen=True, gc=False):
         served: calls and batches that held a slot, since the start of the gateway.
         mean_s, p99_s: how long they held it, recently; 0 before the first.
         services: the same as (seconds, how many), ascending, of the last SERVICE_WINDOW.
+        answered: calls answered with 200, since the start of the gateway.
+        busy: replicas that work on a call.
         warm_up_s: what the model's example took at the warm-up; None without one.
     """
 
@@ -31,4 +33,6 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     mean_s: float
     p99_s: float
     services: tuple[tuple[float, int], ...]
+    answered: int
+    busy: tuple[str, ...]
     warm_up_s: float | None = None

@@ -4,7 +4,7 @@ Pure; must not know links or admission.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
@@ -67,6 +67,20 @@ class _Line(Generic[C]):
     def waiting(self, client: str) -> int:
         return len(self.turns.get(client, ()))
 
+    def in_turn(self) -> Iterator[C]:
+        again: deque[Iterator[C]] = deque()
+        for own in self.turns.values():
+            calls = iter(own)
+            yield next(calls)
+            if len(own) > 1:
+                again.append(calls)
+        while again:
+            calls = again.popleft()
+            call = next(calls, None)
+            if call is not None:
+                yield call
+                again.append(calls)
+
     def newest_of_most(self) -> C:
         client = next(iter(self._by_count[self.most]))
         return next(reversed(self.turns[client]))
@@ -116,8 +130,12 @@ class CallQueue(Generic[C]):
         turns = next(line for line in self._lines if line.calls).turns
         return next(iter(next(iter(turns.values()))))
 
+    def in_turn(self) -> Iterator[C]:
+        """In the order in which they would be served one by one; O(1) each. Nothing may come or go meanwhile."""
+        return chain.from_iterable(line.in_turn() for line in self._lines)
+
     def served(self, call: C) -> None:
-        """`call`, the first, is about to run: its client had its turn. A call that is dropped takes no turn."""
+        """`call` is about to run: its client had its turn. A call that is dropped takes no turn."""
         self._lines[call.priority].turns.move_to_end(call.client)
 
     def remove(self, call: C) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from muleteer.base.errors import Poison, ReplicaError, ReplicaProtocolError, RequestError, WireError
 from muleteer.base.limits import ATTEMPTS_MAX
-from muleteer.gateway.budget import RetryBudget
+from muleteer.gateway.batch import SENT_AHEAD
+from muleteer.gateway.budget import RetryBudget, RetryPlace
 from muleteer.gateway.call import Call
 from muleteer.gateway.gate import Gate
-from muleteer.gateway.link import SENT_AHEAD
 from muleteer.gateway.quarantine import Quarantine
 
 
@@ -20,19 +21,37 @@ class Reruns:
         self.quarantine = Quarantine()
         self._gate = gate
 
-    def refusal(self, call: Call, active: int, now: float) -> str | None:
-        """Why `call`, whose replica died, is not run once more, to follow an "and"; None if it is: then it may hold a
-        place of the budget. `active`: requests queued or running.
+    def poison(self, call: Call, body: bytes, now: float) -> Poison | None:
+        """Why `body`, that of `call`, is not run at all; None if it may be."""
+        if not self.quarantine.is_poison(body, now):
+            return None
+        call.counts.quarantined += 1
+        return Poison("this body was running on two replicas when they died; it is refused for 10 minutes")
 
-        A call that was only sent ahead is neither a suspect nor a burden: most likely nothing has run it.
+    def failure(
+        self, call: Call, place: RetryPlace, active: int, error: WireError | None, now: float
+    ) -> RequestError | None:
+        """Why `call`, whose replica died or broke a rule (`error`), fails; None if it is run once more: then it may
+        hold `place` of the budget. `active`: requests queued or running.
+        """
+        why = self._refusal(call, place, active, now)
+        if why is None:
+            call.counts.re_executed += 1
+            return None
+        kind, what = (ReplicaError, "died") if error is None else (ReplicaProtocolError, "broke the protocol")
+        return kind(f"the replica {what} while it had this call, and {why}")
+
+    def _refusal(self, call: Call, place: RetryPlace, active: int, now: float) -> str | None:
+        """To follow an "and". A call that was only sent ahead is neither a suspect nor a burden: most likely nothing
+        has run it.
         """
         suspect = call.started_s != SENT_AHEAD
         poison = suspect and self.quarantine.strike(call.body, call.dispatched_s, now)
         why = self._obstacle(call, poison=poison, now=now)
         if why is None and suspect:
-            if not self.budget.take(active):
+            if not self.budget.take(place, active):
                 return "too many calls are being run again already"
-            call.retried = True
+            call.retried = place
         return why
 
     def _obstacle(self, call: Call, *, poison: bool, now: float) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import RequestError
@@ -22,8 +22,18 @@ Place = Callable[[Head, bytes], tuple[Way[Any], Session | None]]
 """Where a request goes that is whole, by the traffic as it is now. Raises RequestError."""
 Demanded = Callable[[str], None]
 """Called with a backend that a call came for and that nothing serves."""
+Later = Callable[[float, Callable[[], None]], "Timer"]
+"""Calls back after so many seconds; after 0, when this turn of the loop has done what it had to."""
 Render = Callable[[RequestError, str], Response]
 """The answer for an error, given the request id."""
+
+
+class Timer(Protocol):
+    """What `Later` returns."""
+
+    def cancel(self) -> None:
+        """Do not call back."""
+        ...
 
 
 class Shared:
@@ -34,7 +44,7 @@ class Shared:
         debug: show the model's traceback to the client.
     """
 
-    __slots__ = ("abort", "debug", "demand", "now", "place", "render", "waiting_bytes", "wheel")
+    __slots__ = ("abort", "debug", "demand", "later", "now", "place", "render", "waiting_bytes", "wheel")
 
     def __init__(
         self,
@@ -43,6 +53,7 @@ class Shared:
         abort: Abort,
         render: Render,
         place: Place,
+        later: Later,
         demand: Demanded = lambda _backend: None,
         debug: bool = False,
     ) -> None:
@@ -51,6 +62,7 @@ class Shared:
         self.abort = abort
         self.render = render
         self.place = place
+        self.later = later
         self.demand = demand
         self.debug = debug
         self.waiting_bytes = 0

@@ -1,8 +1,8 @@
-"""Which link takes the next call: the one with the fewest in flight. Pure; must not know calls or sockets."""
+"""Which link takes the next call or batch: the one that holds the fewest. Pure; must not know calls or sockets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
@@ -15,8 +15,8 @@ class Loaded(Protocol):
         ...
 
     @property
-    def in_flight(self) -> Sized:
-        """Calls that hold a slot."""
+    def load(self) -> int:
+        """Calls or batches that it holds, those sent ahead included."""
         ...
 
 
@@ -28,7 +28,7 @@ class Slots(Generic[L]):
 
     Attributes:
         total: C, the sum of the links' concurrency. Calls sent ahead on credit are no slots.
-        credit: calls per slot that a link may hold. 1 is late binding; more hides the round trip of short models.
+        credit: calls (or batches) per slot that a link may hold. 1 is late binding; more hides the round trip.
         eager: calls are sent ahead as they come, not only those that had to wait anyway.
     """
 
@@ -59,7 +59,7 @@ class Slots(Generic[L]):
     @property
     def idle(self) -> int:
         """Slots without a call."""
-        return sum(max(0, link.concurrency - len(link.in_flight)) for link in self._places)
+        return sum(max(0, link.concurrency - link.load) for link in self._places)
 
     def add(self, link: L) -> None:
         """It takes calls from now on."""
@@ -77,13 +77,13 @@ class Slots(Generic[L]):
                 del self._levels[place][link]
 
     def moved(self, link: L) -> None:
-        """Its number of calls in flight has changed. Nothing happens to one that is not here."""
+        """Its load has changed. Nothing happens to one that is not here."""
         place = self._places.get(link)
         if place is None:
             return
         if place >= 0:
             del self._levels[place][link]
-        load = len(link.in_flight)
+        load = link.load
         if load >= link.concurrency * self.credit:
             self._places[link] = -1
             return
@@ -104,7 +104,7 @@ class Slots(Generic[L]):
     def next_for_new(self) -> L | None:
         """As `next`, for a call that has not waited: whichever slot is free first is better than one that is not."""
         link = self.next()
-        if link is None or self.eager or len(link.in_flight) < link.concurrency:
+        if link is None or self.eager or link.load < link.concurrency:
             return link
         return None
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+from muleteer.gateway.batching import Limit
 from muleteer.gateway.sessions import SessionStatistics
+from muleteer.telemetry.histogram import Distribution
 from muleteer.telemetry.versions import EndpointStatistics
 
 
@@ -35,6 +37,30 @@ class ServiceStatistics(msgspec.Struct, frozen=True, gc=False):
     mean_s: float
     p99_s: float
     model_mean_s: float
+
+
+class BatchStatistics(msgspec.Struct, frozen=True, gc=False):
+    """Batches of one backend, since the start, and what is known of them.
+
+    Attributes:
+        sent, calls: batches, and the calls in them.
+        sizes: batches by how many calls were sent in them.
+        waits: how long each of these calls had been here.
+        limits: batches by what kept them from being larger (`batching.Limit`).
+        base_s, item_s: a batch of n takes base + item · n seconds.
+        size_max, limited_by, reason: the largest that would be sent now, and why no larger one; the reason in words.
+    """
+
+    sent: int
+    calls: int
+    sizes: dict[int, int]
+    waits: Distribution
+    limits: dict[Limit, int]
+    base_s: float
+    item_s: float
+    size_max: int
+    limited_by: Limit
+    reason: str
 
 
 class CallCounts(msgspec.Struct, gc=False):
@@ -66,7 +92,7 @@ class CallCounts(msgspec.Struct, gc=False):
 
 class BackendStatistics(msgspec.Struct, frozen=True, gc=False):
     """One backend in this gateway. `open_calls`: admitted and without an outcome; `copies`: calls of shadows, which
-    count nowhere else.
+    count nowhere else; `batches`: None where the model takes calls one by one.
     """
 
     queue: QueueStatistics
@@ -80,6 +106,7 @@ class BackendStatistics(msgspec.Struct, frozen=True, gc=False):
     service: ServiceStatistics
     calls: CallCounts
     copies: CallCounts
+    batches: BatchStatistics | None = None
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from muleteer.base.limits import BATCH_MAX
 from muleteer.spec.traffic import Affinity, Override, Shadow
 
 
@@ -37,6 +38,9 @@ class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         unavailable: what calls meet while no link is ready: 503 `loading`, `crash_loop`, `memory`; or `asleep`: they
             wake it and wait.
         start_s: expected seconds from such a demand to the first call; None if unknown.
+        batch_max, batch_wait_s: most calls in a batch, and how long one that is not full may wait for more, where the
+            model takes batches: its replicas say so.
+        slo_s: 99 % of the answers should be there so soon after the request; None if not declared.
     """
 
     name: str
@@ -46,6 +50,9 @@ class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     expected_s: float | None = None
     unavailable: str = "loading"
     start_s: float | None = None
+    batch_max: int = BATCH_MAX
+    batch_wait_s: float = 0.0
+    slo_s: float | None = None
     replicas: tuple[ReplicaAddress, ...] = ()
 
 
