@@ -15,6 +15,9 @@ class GatewayPeer:
         self.answer = "applied"
         self.held: asyncio.Event | None = None
         self.statistics: dict[str, Any] = {}
+        self.epoch = "first"
+        self.loads: dict[str, dict[str, Any]] = {}
+        self._watching: asyncio.StreamWriter | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> None:
@@ -45,13 +48,23 @@ class GatewayPeer:
         decoder = LineDecoder()
         while data := await reader.read(65536):
             for message in decoder.feed(data):
-                writer.write(encode_line(await self._answer(message)))
+                if message["type"] == "watch":
+                    self._watching = writer
+                else:
+                    writer.write(encode_line(await self._answer(message)))
         self._writers.discard(writer)
         writer.close()
+
+    def demand(self, *backends: str) -> None:
+        """As if calls came for them."""
+        assert self._watching is not None
+        self._watching.write(encode_line({"type": "demand", "backends": backends}))
 
     async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         if message["type"] == "statistics":
             return {"type": "statistics", "statistics": {"backends": self._links()} | self.statistics}
+        if message["type"] == "load":
+            return {"type": "load", "epoch": self.epoch, "backends": self.loads}
         if self.held is not None:
             await self.held.wait()
         self.snapshots.append(message["snapshot"])

@@ -63,6 +63,7 @@ class Rig:
             problems=self.declaration.problems,
             server=self.declaration.server,
             cookie_key=self.declaration.cookie_key,
+            awake=lambda: self.rolling.versions_wanted(),
         )
         self.rolling = Rolling(
             self.declaration,

@@ -143,6 +143,13 @@ LINE_BYTES_MAX = _integer("line_bytes_max", 64 * 1024 * 1024, "bytes", "a routin
 LINK_UP_S_MAX = _seconds(
     "link_up_s_max", 0.2, "a gateway that starts waits so long for its replicas before it opens the port"
 )
+LINK_SILENCE_S = _seconds(
+    "link_silence_s", 3.0, "a network link whose other end acknowledges nothing for so long is dead; asked every second"
+)
+LINK_DIAL_S = _seconds("link_dial_s", 3.0, "a host that does not answer a dial so long is not there now")
+HELLO_BYTES_MAX = _integer("hello_bytes_max", 4096, "bytes", "read from a network before it has shown the secret")
+HELLO_S_MAX = _seconds("hello_s_max", 5.0, "a connection from a network shows the secret by then, or is closed")
+STRANGERS_MAX = _integer("strangers_max", 64, "connections", "to one replica that have not shown the secret yet")
 LINK_RETRY_S = _seconds("link_retry_s", 0.05, "pause before a gateway dials a dead address again")
 CREDIT_MAX = _integer(
     "credit_max", 4, "calls", "calls sent ahead to a very short model hide the round trip; more only wait there"

@@ -67,16 +67,18 @@ class Backend:
             self.reload = Reload(now)
             notice(f"reloading {self.spec.name}: {shown(changed, self.spec.base_dir)} changed")
 
-    def report_reload(self, now: float, replicas: Iterable[ReplicaStatus], notice: Callable[[str], None]) -> None:
+    def report_reload(
+        self, now: float, replicas: Iterable[ReplicaStatus], wanted: int, notice: Callable[[str], None]
+    ) -> None:
         """Say how the reload ended: done once nothing older is left, failed once a start of the new code failed.
-        `replicas` are all of this backend that the engine knows, leaving ones too.
+        `replicas` are all of this backend that the engine knows, leaving ones too; so many are `wanted`.
         """
         if self.reload is None:
             return
         replicas = list(replicas)
         current = [replica for replica in replicas if replica.generation == self.generation]
         ready = sum(replica.state == "ready" for replica in current)
-        if len(current) == len(replicas) and ready >= self.spec.settings.bounds.min:
+        if len(current) == len(replicas) and ready >= wanted:
             notice(f"reloaded {self.spec.name} in {now - self.reload.since_s:.1f} s")
             self.reload = None
         elif not self.reload.told_failure and (last_exit := failed_start(current)) is not None:

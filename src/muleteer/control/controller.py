@@ -10,26 +10,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import MuleteerError
-from muleteer.base.limits import ACKNOWLEDGE_S_MAX, SWEEP_MAX, TICK_S
+from muleteer.base.limits import ACKNOWLEDGE_S_MAX, SIZING_TICK_S, SWEEP_MAX, TICK_S
+from muleteer.control.allot import Allotter
+from muleteer.control.autoscale import Autoscaler
 from muleteer.control.backend import Backend
 from muleteer.control.fleet import BackendStatistics, Fleet, Leaving
 from muleteer.control.problems import Problems
 from muleteer.control.publish import Publisher, PublisherStatistics
+from muleteer.control.reasons import explained
 from muleteer.control.routes import Routes
+from muleteer.control.scaling import Room
+from muleteer.control.sizing_view import SizingView
 from muleteer.engine.port import Capacity, Engine, EngineStatistics, ReplicaRequest, ReplicaStatus
 from muleteer.spec.settings import Declared, ServerSettings
 
 
 class ControllerStatistics(msgspec.Struct, frozen=True):
     """Everything the controller knows. `problems`: name → message of what does not work now. `settled`: everything
-    declared runs, nothing else does, and every gateway knows it.
+    declared runs, nothing else does, and every gateway knows it. `sizings`: why backends have as many replicas as they
+    have, of those that are sized or had calls.
     """
 
     backends: tuple[BackendStatistics, ...]
@@ -40,6 +47,7 @@ class ControllerStatistics(msgspec.Struct, frozen=True):
     engine: EngineStatistics
     capacity: Capacity
     settled: bool = False
+    sizings: dict[str, SizingView] = {}
 
 
 class EngineLostError(MuleteerError):
@@ -56,6 +64,7 @@ class Controller:
         problems: where to report what does not work; None: a place of its own.
         server: the settings that this server was started with; None: those declared.
         cookie_key: see Snapshot.
+        awake: backends that may not sleep for now.
     """
 
     def __init__(
@@ -70,6 +79,7 @@ class Controller:
         problems: Problems | None = None,
         server: ServerSettings | None = None,
         cookie_key: str = "",
+        awake: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.declared = Declared()
         self._engine = engine
@@ -78,7 +88,11 @@ class Controller:
         self._server = server if server is not None else declared.server
         self._wake = asyncio.Event()
         self.problems = problems if problems is not None else Problems()
-        self.publisher = Publisher(run_dir, gateways, self.problems, self._wake.set)
+        self.publisher = Publisher(run_dir, gateways, self.problems, self._wake.set, self._demanded)
+        self._autoscaler = Autoscaler()
+        self._allotter = Allotter(engine.capacity, self._autoscaler)
+        self._awake = awake
+        self._unallotted = True
         self._routes = Routes(cookie_key)
         self._fleets: dict[str, Fleet] = {}
         self._leaving: dict[str, Leaving] = {}
@@ -96,24 +110,28 @@ class Controller:
             self._observe(status)
         self.publisher.open()
         try:
+            self._recall()
             self.step()
             on_published()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_engine())
                 tasks.create_task(self._step_for_ever())
+                tasks.create_task(self._size_for_ever())
         finally:
             await self.publisher.close()
 
     def declare(self, declared: Declared) -> None:
         """From now on this is declared. Takes effect with the next step, which is at once."""
         before, self.declared = {spec.name: spec for spec in self.declared.backends}, declared
-        for spec in declared.backends:
-            if before.pop(spec.name, None) != spec:
-                self._fleet(spec.name).declare(spec)
-                self._dirty[spec.name] = None
+        changed = [spec for spec in declared.backends if before.pop(spec.name, None) != spec]
+        for spec in changed:
+            self._fleet(spec.name).declare(spec)
+            self._dirty[spec.name] = None
         for name in before:
             self._fleets[name].declare(None)
             self._dirty[name] = None
+        self._autoscaler.declare(changed, before, lambda name: self._fleets[name].count(), self._clock.now())
+        self._unallotted = True
         self._routes.declare(declared)
         self._unpublished = True
         self._wake.set()
@@ -142,6 +160,8 @@ class Controller:
             self._tick_at = now + TICK_S
             self._sweep(now)
             self.publisher.retry()
+        if self._unallotted or any(self._fleets[name].short() for name in self._dirty if name in self._fleets):
+            self._guarded("budget", partial(self._allot, now))
         dirty, self._dirty = self._dirty, {}
         for name in dirty:
             if not self._guarded(f"reconcile {name}", partial(self._reconcile, name, now)):
@@ -166,7 +186,17 @@ class Controller:
             engine=self._engine.statistics(),
             capacity=self._engine.capacity(),
             settled=published and not self._dirty and all(fleet.settled() for fleet in fleets),
+            sizings={name: view for name in self._fleets if (view := self._sizing(name)) is not None},
         )
+
+    def _sizing(self, name: str) -> SizingView | None:
+        fleet, sized, measure = self._fleets[name], self._autoscaler.sized(name), self._autoscaler.measure(name)
+        if fleet.backend is None or (sized is None and measure is None):
+            return None
+        start_s = self._autoscaler.startups.expected_s(name, fleet.backend.fingerprint)
+        view = explained(fleet.backend.spec, sized, measure, start_s)
+        granted = fleet.wanted if fleet.granted is None else min(fleet.wanted, fleet.granted)
+        return msgspec.structs.replace(view, wanted=granted, grant=fleet.grant, room=Room(self._autoscaler.cores))
 
     async def _follow_engine(self) -> None:
         async for status in self._engine.changes():
@@ -182,6 +212,69 @@ class Controller:
             except TimeoutError:
                 pass
             self.step()
+
+    async def _size_for_ever(self) -> None:
+        while True:
+            loads = await self.publisher.gateway_loads()
+            self._guarded("sizing", partial(self._size, loads))
+            await asyncio.sleep(SIZING_TICK_S)
+
+    def _size(self, loads: dict[str, dict[str, Any]] | None) -> None:
+        """Decide how many replicas there should be, from what the gateways told; None: one of them told nothing."""
+        now, autoscaler = self._clock.now(), self._autoscaler
+        self._allotter.look(now, self._fleets.values())
+        changed = autoscaler.keep_awake(self._awake())
+        if loads is not None:
+            for gateway, told in loads.items():
+                autoscaler.take(gateway, told, now)
+            autoscaler.cores = self._allotter.budget.cores if self._allotter.budget is not None else None
+            changed += autoscaler.tick(
+                now,
+                lambda name: self._fleets[name].present(now),
+                lambda name: self._allotter.memory_bytes(self._fleets[name]),
+            )
+        self._resized(changed)
+        self._unallotted = True
+        self._wake.set()
+
+    def _demanded(self, names: list[str]) -> None:
+        """Calls came for backends that no replica serves."""
+        self._resized(self._autoscaler.demand(names, self._clock.now()))
+
+    def _resized(self, names: list[str]) -> None:
+        for name in names:
+            fleet = self._fleets[name]
+            self._dirty[name] = None
+            if fleet.backend is not None:
+                fleet.wanted = self._autoscaler.wanted(fleet.backend.spec)
+        if names:
+            self._wake.set()
+
+    def _recall(self) -> None:
+        """What an earlier controller knew and is worth keeping: how many run, and how long starts take."""
+        for route in self.publisher.last.backends:
+            if route.start_s is not None:
+                self._autoscaler.startups.recall(route.name, route.start_s)
+        for name, fleet in self._fleets.items():
+            self._autoscaler.keep(name, fleet.count(), self._clock.now())
+
+    def _allot(self, now: float) -> None:
+        """Ask the budget who may have how many replicas, and drain those that it gives up."""
+        self._unallotted = False
+        for fleet in self._fleets.values():
+            if fleet.backend is not None:
+                fleet.wanted = self._autoscaler.wanted(fleet.backend.spec)
+        allocation = self._allotter.allocate(now, self._fleets)
+        victims = set(allocation.victims)
+        for name, fleet in self._fleets.items():
+            if fleet.backend is not None and fleet.allot(allocation):
+                self._dirty[name] = None
+            for id in victims & fleet.replicas.keys():
+                self._drain(fleet, id, now)
+        if allocation.problem is None:
+            self.problems.end("memory budget")
+        else:
+            self.problems.begin("memory budget", allocation.problem)
 
     def _guarded(self, name: str, part: Callable[[], None]) -> bool:
         """The boundary of the control step: an error becomes visible state, and the next step tries again."""
@@ -200,8 +293,11 @@ class Controller:
         return fleet
 
     def _observe(self, status: ReplicaStatus) -> None:
-        self._fleet(status.backend).observe(status, self._clock.now())
+        now = self._clock.now()
+        self._fleet(status.backend).observe(status, now)
+        self._autoscaler.startups.observe(status, now)
         self._dirty[status.backend] = None
+        self._unallotted = self._unallotted or status.state == "gone"  # there is room for others
 
     def _sweep(self, now: float) -> None:
         """Look at some backends whatever was told of them, so that each comes round."""
@@ -222,20 +318,30 @@ class Controller:
         fleet = self._fleets[name]
         action = fleet.plan()
         for id in action.drain:
-            fleet.leave(id, now)
-        if action.drain:
-            self._unpublished = True  # one that no gateway knew of leaves like any other
-            self._dirty[name] = None  # there may be room now
+            self._drain(fleet, id, now)
         if fleet.backend is None:
             if not fleet.replicas:
                 del self._fleets[name]
                 self._numbers_used[name] = fleet.numbers_used
             return
         for _ in range(action.start):
-            fleet.observe(self._engine.start(self._request(fleet, fleet.backend)), now)
-        if self._routes.observe(fleet.backend.spec, fleet.serving()):
+            self._start(fleet, fleet.backend, now)
+        refused = fleet.refused is not None
+        start_s = fleet.start_s(self._autoscaler.startups)
+        if self._routes.observe(fleet.backend.spec, fleet.serving(), refused=refused, start_s=start_s):
             self._unpublished = True
-        fleet.backend.report_reload(now, fleet.statuses(), self._notice)
+        fleet.backend.report_reload(now, fleet.statuses(), fleet.wanted, self._notice)
+
+    def _start(self, fleet: Fleet, backend: Backend, now: float) -> None:
+        status = self._engine.start(self._request(fleet, backend))
+        self._autoscaler.startups.begun(status.id, backend.fingerprint, now)
+        self._allotter.started(fleet, status.id)
+        fleet.observe(status, now)
+
+    def _drain(self, fleet: Fleet, id: str, now: float) -> None:
+        fleet.leave(id, now)
+        self._unpublished = True  # one that no gateway knew of leaves like any other
+        self._dirty[fleet.name] = None  # there may be room now
 
     def _request(self, fleet: Fleet, backend: Backend) -> ReplicaRequest:
         return ReplicaRequest(

@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 import msgspec
 
+from muleteer.control.autoscale import Present
 from muleteer.control.backend import Backend, failed_start, in_words, replica_number
+from muleteer.control.budget import Allocation
 from muleteer.control.proc import resident_bytes
-from muleteer.control.reconcile import Condition, Plan, Seen, Wanted, plan
+from muleteer.control.reconcile import Condition, Plan, Seen, Spare, Wanted, plan
+from muleteer.control.share import Grant
+from muleteer.control.startup import StartUps
 from muleteer.control.wear import Measured, Wear
 from muleteer.engine.port import ReplicaState, ReplicaStatus
-from muleteer.spec.settings import BackendSpec
+from muleteer.spec.settings import BackendSpec, Replicas
 from muleteer.spec.units import format_bytes
 
 _CONDITIONS: dict[ReplicaState, Condition] = {
@@ -57,7 +61,14 @@ class ReplicaStatistics(msgspec.Struct, frozen=True):
 
 
 class BackendStatistics(msgspec.Struct, frozen=True):
-    """One declared backend. `settled`: as many replicas as declared are ready, all current, and none leaves."""
+    """One declared backend.
+
+    Attributes:
+        wanted: replicas, as declared or as its load needs.
+        settled: as many as wanted are ready, all current, and none leaves.
+        bounds: what `wanted` may be.
+        limited: why fewer than wanted may run; empty if all may.
+    """
 
     name: str
     generation: int
@@ -65,6 +76,8 @@ class BackendStatistics(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaStatistics, ...]
     fingerprint: str = ""
     settled: bool = False
+    bounds: Replicas | None = None
+    limited: str = ""
 
 
 def failed_for_good(backend: BackendStatistics) -> str | None:
@@ -85,6 +98,11 @@ class Fleet:
 
     Attributes:
         backend: None if it is not declared (any more): then every replica leaves.
+        wanted: replicas, as declared or as its load needs.
+        granted: replicas that there is room for, outdated ones included; None: nothing bounds them.
+        grant: the same in words; None before the budget was asked.
+        spare: the room for replacing replicas.
+        refused: why nothing runs and nothing can start; None while something does.
     """
 
     def __init__(self, name: str, leaving: dict[str, Leaving], numbers_used: int = 0) -> None:
@@ -92,7 +110,13 @@ class Fleet:
         self.backend: Backend | None = None
         self.replicas: dict[str, Observed] = {}
         self.numbers_used = numbers_used
+        self.wanted = 0
+        self.granted: int | None = None
+        self.spare: Spare = "surge"
+        self.grant: Grant | None = None
+        self.refused: str | None = None
         self._leaving = leaving
+        self._start_s: float | None = None
         self._wear = Wear()
 
     def declare(self, spec: BackendSpec | None) -> None:
@@ -126,12 +150,60 @@ class Fleet:
     def plan(self) -> Plan:
         """The next step towards what is wanted."""
         backend = self.backend
-        wanted = Wanted(backend.spec.settings.bounds.min, backend.generation) if backend is not None else Wanted(0, 0)
+        wanted = Wanted(self._target(), backend.generation, self.spare) if backend is not None else Wanted(0, 0)
         return plan(wanted, tuple(self._seen(seen.status) for seen in self._staying()))
+
+    def outdated(self) -> bool:
+        """Whether a replica is to be replaced."""
+        backend = self.backend
+        return backend is not None and any(
+            seen.status.generation != backend.generation or self._wear.worn(seen.status.id) for seen in self._staying()
+        )
+
+    def short(self) -> bool:
+        """Whether something is to be started, or would be if there were room."""
+        return self.backend is not None and (self.outdated() or len(self._staying()) < self.wanted)
+
+    def allot(self, allocation: Allocation) -> bool:
+        """What the budget says. Whether that changes what is to be done."""
+        before = self.granted, self.spare, self.refused
+        grant = self.grant = allocation.grants[self.name]
+        refusal = allocation.refused.get(self.name)
+        self.granted, self.refused = grant.replicas, None if refusal is None else refusal.reason
+        if grant.replicas > self.wanted or not self.outdated():
+            self.spare = "surge"
+        elif self.name in allocation.drain_first or grant.replicas < self.wanted:
+            self.spare = "give_way"
+        else:
+            self.spare = "none"
+        return before != (self.granted, self.spare, self.refused)
+
+    def count(self) -> int:
+        """Replicas that stay and may serve."""
+        return sum(seen.status.state != "failed" for seen in self._staying())
+
+    def start_s(self, startups: StartUps) -> float | None:
+        """What a start is expected to take, in seconds; it is told anew only when it has changed by a quarter."""
+        expected = None if self.backend is None else startups.expected_s(self.name, self.backend.fingerprint)
+        told = self._start_s
+        if expected is None or told is None or not 0.8 < expected / told < 1.25:
+            self._start_s = None if expected is None else float(f"{expected:.2g}")
+        return self._start_s
+
+    def present(self, now: float) -> Present:
+        """Those that stay, for sizing."""
+        staying = self._staying()
+        ready = sum(seen.status.state == "ready" for seen in staying)
+        starting = tuple(now - seen.since_s for seen in staying if seen.status.state == "starting")
+        return Present(ready, starting)
 
     def leave(self, id: str, now: float) -> None:
         """This replica is to go."""
-        self._leaving[id] = Leaving(now)
+        self._leaving.setdefault(id, Leaving(now))
+
+    def leaves(self, id: str) -> bool:
+        """Whether it is on its way out."""
+        return id in self._leaving or self.replicas[id].status.state == "stopping"
 
     def statuses(self) -> list[ReplicaStatus]:
         """All replicas, those that leave too."""
@@ -164,7 +236,7 @@ class Fleet:
         backend = self.backend
         if backend is None:
             return not self.replicas
-        return len(self.replicas) == backend.spec.settings.bounds.min and all(
+        return len(self.replicas) == self.wanted and all(
             seen.status.state == "ready"
             and seen.status.generation == backend.generation
             and id not in self._leaving
@@ -178,20 +250,25 @@ class Fleet:
         return BackendStatistics(
             name=self.name,
             generation=backend.generation if backend is not None else 0,
-            wanted=backend.spec.settings.bounds.min if backend is not None else 0,
+            wanted=self.wanted if backend is not None else 0,
             replicas=tuple(
                 ReplicaStatistics(
                     status=seen.status,
                     state_s=max(0.0, now - seen.since_s),
                     rss_bytes=seen.rss_bytes,
-                    leaving=id in self._leaving or seen.status.state == "stopping",
+                    leaving=self.leaves(id),
                     worn=self._wear.worn(id),
                 )
                 for id, seen in self.replicas.items()
             ),
             fingerprint=backend.fingerprint if backend is not None else "",
             settled=self.settled(),
+            bounds=backend.spec.settings.bounds if backend is not None else None,
+            limited=self.grant.reason if self.grant is not None and self.grant.limited_by else "",
         )
+
+    def _target(self) -> int:
+        return self.wanted if self.granted is None else min(self.wanted, self.granted)
 
     def _staying(self) -> list[Observed]:
         return [

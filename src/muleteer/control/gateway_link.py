@@ -14,6 +14,7 @@ from muleteer.control.line_stream import LineStream
 from muleteer.control.problems import Problems
 from muleteer.spec.snapshot import Snapshot
 
+OnDemand = Callable[[list[str]], None]
 _UNANSWERED_MAX = 64
 """Questions that a hung gateway may leave open before we ask no more."""
 
@@ -25,17 +26,21 @@ class GatewayLink:
         name: e.g. `gateway-0`.
         path: its control socket.
         on_applied: called after each snapshot that it took.
+        on_demand: called with the names of backends that calls came for and that no replica serves.
 
     Attributes:
         applied: the revision that the gateway took over the present connection; 0 if none.
     """
 
-    def __init__(self, name: str, path: str, problems: Problems, on_applied: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, path: str, problems: Problems, on_applied: Callable[[], None], on_demand: OnDemand
+    ) -> None:
         self.name = name
         self.applied = 0
         self._path = path
         self._problems = problems
         self._on_applied = on_applied
+        self._on_demand = on_demand
         self._snapshot: Snapshot | None = None
         self._stream: LineStream | None = None
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
@@ -61,6 +66,7 @@ class GatewayLink:
                     _, self._stream = await loop.create_unix_connection(
                         lambda: LineStream(self._answered, self._ended), self._path
                     )
+                    self._stream.send({"type": "watch"})
                     await self._push_changes()
                 except (OSError, EOFError):
                     await asyncio.sleep(GATEWAY_DIAL_S)  # it starts, or is being restarted
@@ -70,12 +76,19 @@ class GatewayLink:
 
     async def statistics(self) -> dict[str, Any] | None:
         """What the gateway counts; None if it does not answer within GATEWAY_ANSWER_S_MAX."""
+        answer = await self._answer({"type": "statistics"})
+        found = None if answer is None else answer.get("statistics")
+        return found if isinstance(found, dict) else None
+
+    async def load(self) -> dict[str, Any] | None:
+        """What its backends were asked for since the last time (docs/processes.md); None as above."""
+        return await self._answer({"type": "load"})
+
+    async def _answer(self, question: dict[str, Any]) -> dict[str, Any] | None:
         try:
-            answer = await asyncio.wait_for(self._ask({"type": "statistics"}), GATEWAY_ANSWER_S_MAX)
+            return await asyncio.wait_for(self._ask(question), GATEWAY_ANSWER_S_MAX)
         except (EOFError, TimeoutError):
             return None
-        found = answer.get("statistics")
-        return found if isinstance(found, dict) else None
 
     async def _push_changes(self) -> None:
         while self._stream is not None:
@@ -107,7 +120,9 @@ class GatewayLink:
         return future
 
     def _answered(self, message: dict[str, Any]) -> None:
-        if self._asked and not (future := self._asked.popleft()).done():
+        if message["type"] == "demand":
+            self._on_demand([str(name) for name in message.get("backends") or ()])
+        elif self._asked and not (future := self._asked.popleft()).done():
             future.set_result(message)
 
     def _ended(self) -> None:

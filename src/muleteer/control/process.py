@@ -31,6 +31,7 @@ from muleteer.supervise.process import ProcessStatus
 from muleteer.telemetry.log import log
 
 if TYPE_CHECKING:
+    from muleteer.control.explain import Explanation
     from muleteer.control.status import Server
 
 ADMIN, ADMIN_TCP = "admin", "admin_tcp"
@@ -71,6 +72,7 @@ class ControlProcess:
             problems=declaration.problems,
             server=declaration.server,
             cookie_key=declaration.cookie_key,
+            awake=self._versions_wanted,
         )
         self.rolling = Rolling(
             declaration,
@@ -107,6 +109,13 @@ class ControlProcess:
             revision=self._declaration.revision,
             rollouts={view.endpoint: view for view in self.rolling.views()},
         )
+
+    async def explain(self, name: str) -> Explanation | None:
+        """See `admin.Control`."""
+        from muleteer.control.explain import explain_named
+
+        gateways = await self._controller.publisher.gateway_statistics()
+        return explain_named(name, self._controller.declared, self._controller.statistics(), gateways)
 
     def problems(self) -> dict[str, str]:
         """See `admin.Control`."""
@@ -147,6 +156,9 @@ class ControlProcess:
             replica.status.state == "ready" and replica.status.generation == found.generation and not replica.leaving
             for replica in found.replicas
         )
+
+    def _versions_wanted(self) -> set[str]:
+        return self.rolling.versions_wanted()
 
     def _published(self) -> None:
         self._channel.send({"type": "ready", "info": {}})

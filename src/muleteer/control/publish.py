@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from muleteer.control.gateway_link import GatewayLink
+from muleteer.control.gateway_link import GatewayLink, OnDemand
 from muleteer.control.problems import Problems
 from muleteer.spec.snapshot import EMPTY, Snapshot
 
@@ -31,14 +31,22 @@ class Publisher:
         run_dir: holds `snapshot.json` and the gateways' control sockets.
         gateways: their names.
         on_applied: called whenever a gateway took a snapshot.
+        on_demand: see GatewayLink.
     """
 
     def __init__(
-        self, run_dir: str, gateways: Iterable[str], problems: Problems, on_applied: Callable[[], None]
+        self,
+        run_dir: str,
+        gateways: Iterable[str],
+        problems: Problems,
+        on_applied: Callable[[], None],
+        on_demand: OnDemand = lambda _names: None,
     ) -> None:
         self._path = Path(run_dir, "snapshot.json")
         self._problems = problems
-        self._links = [GatewayLink(name, f"{run_dir}/{name}.sock", problems, on_applied) for name in gateways]
+        self._links = [
+            GatewayLink(name, f"{run_dir}/{name}.sock", problems, on_applied, on_demand) for name in gateways
+        ]
         self._last = EMPTY
         self._written = EMPTY
         self._tasks: list[asyncio.Task[None]] = []
@@ -48,6 +56,11 @@ class Publisher:
         with suppress(OSError, msgspec.MsgspecError):  # not there at the first start; unreadable: it is replaced soon
             self._last = self._written = msgspec.json.decode(self._path.read_bytes(), type=Snapshot)
         self._tasks = [asyncio.create_task(link.run()) for link in self._links]
+
+    @property
+    def last(self) -> Snapshot:
+        """What was published last, perhaps by an earlier controller."""
+        return self._last
 
     def publish(self, content: Snapshot) -> int:
         """Publish `content` (its revision is ignored) unless it is what was published last. The revision it has."""
@@ -71,6 +84,14 @@ class Publisher:
         """Of each gateway what it counts; None for one that does not answer."""
         found = await asyncio.gather(*(link.statistics() for link in self._links))
         return {link.name: each for link, each in zip(self._links, found, strict=True)}
+
+    async def gateway_loads(self) -> dict[str, dict[str, Any]] | None:
+        """Of each gateway what its backends were asked for since the last time. None while one is silent: replicas that
+        serve its callers must not be taken for too many.
+        """
+        found = await asyncio.gather(*(link.load() for link in self._links))
+        loads = {link.name: each for link, each in zip(self._links, found, strict=True) if each is not None}
+        return loads if len(loads) == len(self._links) else None
 
     async def close(self) -> None:
         """Leave the gateways. They go on with what they have."""

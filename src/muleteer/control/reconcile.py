@@ -1,12 +1,12 @@
 """The reconcile step: one declared backend and its observed replicas in, actions out. Pure; must not know engines,
 sockets or time.
 
-Laws, proven by the simulation in the tests:
-1. No drain leaves fewer ready replicas than declared: a replacement is ready before a replica leaves.
-2. Beyond the declared number at most one replica runs extra (the surge).
+Laws, proven by the simulation in the tests, where the wanted number moves at any time:
+1. No drain leaves fewer ready replicas than wanted: a replacement is ready before a replica leaves. But for `give_way`.
+2. Beyond the wanted number at most one replica runs extra (the surge), and none where there is no room for it.
 3. A generation of which no replica is ready has at most one replica while an older one serves. If that one fails, the
    older goes on serving. One that failed so is given up at once when a newer generation is wanted.
-4. With faults over and code that starts, the end is: as many ready replicas as declared, all current, none extra.
+4. With faults over and code that starts, the end is: as many ready replicas as wanted, all current, none extra.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ Condition = Literal["starting", "ready", "failed"]
 """`starting` includes the pause before another try; `failed` is never tried again by itself."""
 
 
+Spare = Literal["surge", "none", "give_way"]
+"""Room for one replica more than wanted: there is · not yet · never: an old one leaves before a new one starts."""
+
+
 class Wanted(msgspec.Struct, frozen=True):
-    """What is declared of one backend: how many replicas, of which generation."""
+    """What is wanted of one backend: how many replicas, of which generation; `spare`: the room for replacing them."""
 
     replicas: int
     generation: int
+    spare: Spare = "surge"
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -55,8 +60,11 @@ def plan(wanted: Wanted, seen: tuple[Seen, ...]) -> Plan:
     useless = [replica for replica in outdated if replica.condition == "failed" or _superseded(replica, seen)]
     outdated = [replica for replica in outdated if replica not in useless]
     drain = [replica.id for replica in useless]
-    drain += _leaving(wanted.replicas, current, outdated)
-    return Plan(_starting(wanted.replicas, current, outdated), tuple(drain))
+    leaving = _leaving(wanted.replicas, current, outdated)
+    start = _starting(wanted, current, outdated)
+    if wanted.spare == "give_way" and outdated and not start and not leaving:
+        leaving = _giving_way(wanted.replicas, current, outdated)
+    return Plan(start, tuple(drain + leaving))
 
 
 def _superseded(replica: Seen, seen: tuple[Seen, ...]) -> bool:
@@ -67,7 +75,15 @@ def _superseded(replica: Seen, seen: tuple[Seen, ...]) -> bool:
     return not proven and any(each.generation < replica.generation for each in seen)
 
 
-def _starting(replicas: int, current: list[Seen], outdated: list[Seen]) -> int:
+def _giving_way(replicas: int, current: list[Seen], outdated: list[Seen]) -> list[str]:
+    """The oldest outdated one, if all that start are ready and none is missing already."""
+    if len(current) + len(outdated) < replicas or any(replica.condition != "ready" for replica in current):
+        return []
+    return [min(outdated, key=lambda replica: (replica.condition == "ready", replica.number)).id]
+
+
+def _starting(wanted: Wanted, current: list[Seen], outdated: list[Seen]) -> int:
+    replicas = wanted.replicas
     missing = replicas - len(current)
     if missing <= 0:
         return 0
@@ -75,7 +91,7 @@ def _starting(replicas: int, current: list[Seen], outdated: list[Seen]) -> int:
         return missing
     if any(replica.condition != "ready" for replica in current):
         return 0  # one at a time: a generation proves itself before the next replica of it starts
-    surge = replicas + 1 - len(current) - len(outdated)
+    surge = replicas + (wanted.spare == "surge") - len(current) - len(outdated)
     return max(0, min(missing, surge, missing if current else 1))
 
 

@@ -107,6 +107,10 @@ class Rolling:
         """Endpoints whose traffic a rollout moves."""
         return [name for name, rollout in self._rollouts.items() if not rollout.ended()]
 
+    def versions_wanted(self) -> set[str]:
+        """Backends that a rollout moves traffic to: they may not sleep, or what is compared would be their start."""
+        return {self._rollouts[name].new for name in self.active()}
+
     def known(self) -> list[str]:
         """Endpoints with a rollout, ended or not."""
         return list(self._rollouts)

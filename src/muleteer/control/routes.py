@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from muleteer.base.limits import BATCH_MAX
 from muleteer.engine.port import ReplicaStatus
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
-from muleteer.spec.snapshot import BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
+from muleteer.spec.snapshot import ASLEEP, BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
 
 _ROUTED = frozenset({"starting", "ready", "backoff"})
 """A gateway dials early and goes on dialling: the address stays the same, and the link opens with the replica."""
@@ -29,11 +30,18 @@ class Routes:
         self._endpoints = tuple(_endpoint(endpoint, specs) for endpoint in declared.endpoints)
         self._backends = {name: self._backends.get(name) or BackendRoute(name=name) for name in specs}
 
-    def observe(self, backend: BackendSpec, replicas: Iterable[ReplicaStatus]) -> bool:
+    def observe(
+        self,
+        backend: BackendSpec,
+        replicas: Iterable[ReplicaStatus],
+        *,
+        refused: bool = False,
+        start_s: float | None = None,
+    ) -> bool:
         """One backend as declared, with its replicas but for those that leave: they get no more calls. Whether that
-        changes its route.
+        changes its route. `refused`: none can start; `start_s`: what a start is expected to take.
         """
-        route = _backend(backend, list(replicas))
+        route = _backend(backend, list(replicas), refused=refused, start_s=start_s)
         if self._backends.get(backend.name, route) == route:
             return False
         self._backends[backend.name] = route
@@ -61,18 +69,32 @@ def _endpoint(endpoint: EndpointSpec, backends: Mapping[str, BackendSpec]) -> En
     )
 
 
-def _backend(backend: BackendSpec, replicas: list[ReplicaStatus]) -> BackendRoute:
-    given_up = bool(replicas) and all(replica.state == "failed" for replica in replicas)
+def _backend(
+    backend: BackendSpec, replicas: list[ReplicaStatus], *, refused: bool, start_s: float | None
+) -> BackendRoute:
+    sleeps = backend.settings.elastic and not backend.settings.bounds.min
     return BackendRoute(
         name=backend.name,
         concurrency=backend.settings.concurrency,
         idempotent=backend.settings.idempotent,
         timeout_s=backend.settings.timeout,
         expected_s=backend.settings.expected,
-        unavailable="crash_loop" if given_up else "loading",
+        batch_max=backend.settings.batch_max or BATCH_MAX,
+        batch_wait_s=backend.settings.batch_wait,
+        slo_s=None if backend.settings.slo is None else backend.settings.slo.p99,
+        unavailable=_unavailable(replicas, refused=refused, sleeps=sleeps),
+        start_s=start_s if sleeps else None,
         replicas=tuple(
             ReplicaAddress(replica.id, replica.address)
             for replica in replicas
             if replica.state in _ROUTED and replica.address
         ),
     )
+
+
+def _unavailable(replicas: list[ReplicaStatus], *, refused: bool, sleeps: bool) -> str:
+    if replicas and all(replica.state == "failed" for replica in replicas):
+        return "crash_loop"
+    if refused and not replicas:
+        return "memory"
+    return ASLEEP if sleeps else "loading"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -31,13 +32,15 @@ from muleteer.control.sizing import (
 from muleteer.control.warmth import idle_s
 from muleteer.spec.units import format_seconds
 
-Limit = Literal["rate", "backlog", "hold", "target", "min", "max", "cpu", "memory", "start"]
-"""What decides: the rate and the target · calls that wait already · a recent need · a target out of reach · a bound ·
-a budget · nothing measured yet."""
+Limit = Literal["rate", "backlog", "hold", "idle", "target", "min", "max", "cpu", "memory", "start"]
+"""What decides: the rate and the target · calls that wait already · a recent need · how long the last one is kept · a
+target out of reach · a bound · a budget · nothing measured yet."""
+Words = Callable[[], str]
 
 HOLD_S_MIN = 5.0
 HOLD_STARTS = 2.0  # the hold in start-up times: ski rental's one for the replica, one for the callers who would wait
 DRAIN_S = 1.0  # once the replicas for it are there, a backlog is gone this soon
+UNKNOWN_START_S = 1.0  # before a start was measured
 ERROR_Z = 2.0  # standard errors of the forecast that are planned for
 
 
@@ -66,6 +69,7 @@ class Observed(NamedTuple):
         queued: calls that wait now.
         ready: replicas in service.
         starting_s: for each replica that is starting, seconds until it is expected to be ready.
+        running: calls that a replica works on.
     """
 
     now: float
@@ -74,15 +78,33 @@ class Observed(NamedTuple):
     queued: int
     ready: int
     starting_s: tuple[float, ...] = ()
+    running: int = 0
 
 
-class Sizing(msgspec.Struct, frozen=True):
-    """The decision and its reasons, in words and numbers."""
+class Sizing:
+    """The decision and its reasons. The words are made when they are first read: most never are."""
 
-    replicas: int
-    reason: str
-    limited_by: Limit
-    one_more: str
+    __slots__ = ("_one_more", "_reason", "limited_by", "replicas")
+
+    def __init__(self, replicas: int, limited_by: Limit, reason: Words, one_more: Words) -> None:
+        self.replicas = replicas
+        self.limited_by = limited_by
+        self._reason: Words | str = reason
+        self._one_more: Words | str = one_more
+
+    @property
+    def reason(self) -> str:
+        """Why so many, in words and numbers."""
+        if not isinstance(self._reason, str):
+            self._reason = self._reason()
+        return self._reason
+
+    @property
+    def one_more(self) -> str:
+        """What one more would change, in words and numbers."""
+        if not isinstance(self._one_more, str):
+            self._one_more = self._one_more()
+        return self._one_more
 
 
 class _Wanted(NamedTuple):
@@ -90,7 +112,7 @@ class _Wanted(NamedTuple):
 
     replicas: int
     limited_by: Limit
-    why: str
+    why: Words
 
 
 class Sizer:
@@ -105,37 +127,81 @@ class Sizer:
         self._used_at = -math.inf
         self._wanted: deque[tuple[float, int]] = deque()  # (time, replicas), falling: the maximum of the hold is first
 
+    def keep(self, now: float, replicas: int) -> None:
+        """So many run already, or somebody calls who was not counted yet: as if they had been wanted just now."""
+        self._used_at = now
+        self._wanted.append((now, replicas))
+
+    def rest(self, seconds: float) -> None:
+        """Nobody looked for so long, because nobody called."""
+        self._rates.observe(0, seconds)
+
+    def rate(self) -> float:
+        """Calls/s now."""
+        return self._rates.forecast(0.0).rate
+
     def step(self, seen: Observed, workload: Workload | None, room: Room = Room()) -> Sizing:  # noqa: B008  frozen
         """What to run from now on. `workload` is None until something was measured."""
         self._rates.observe(seen.arrivals, seen.seconds)
+        if seen.arrivals or seen.queued or seen.running:
+            self._used_at = seen.now
         if workload is None:
-            count = max(self.bounds.min, 1 if seen.arrivals or seen.queued else 0)
-            return Sizing(count, f"{count}: nothing is measured yet", "start", "unknown until calls are measured")
+            held = self._held(seen.now, 0, HOLD_S_MIN)
+            wanted = self._kept(seen, _Wanted(held, "start", lambda: "nothing is measured yet"), UNKNOWN_START_S)
+            called = 1 if seen.arrivals or seen.queued else 0
+            count = min(max(wanted.replicas, self.bounds.min, called), self.bounds.max)
+            return Sizing(
+                count, "start", lambda: f"{count}: {wanted.why()}", lambda: "unknown until calls are measured"
+            )
         forecast = self._rates.forecast(workload.startup_s + seen.seconds)
         rate = self._planned(forecast)
         need = needed(workload, rate, self.target_s, forecast.dispersion)
-        limited_by: Limit = "rate" if need.attainable else "target"
-        wanted, why = need.replicas, self._rate_reason(forecast, rate, need, workload)
-        if seen.arrivals or seen.queued:
-            self._used_at = seen.now
-        kept_s = idle_s(workload.startup_s) if self.bounds.idle_s is None else self.bounds.idle_s
-        if not wanted and seen.now - self._used_at < kept_s:
-            wanted, limited_by = 1, "hold"
-            why = f"1 is kept for {kept_s:.0f} s after the last call, {seen.now - self._used_at:.0f} s ago"
-        drain = self._for_backlog(seen, workload, forecast)
-        if drain > wanted:
-            wanted, limited_by = drain, "backlog"
-            why = f"{drain} clear {seen.queued} waiting calls in {format_seconds(DRAIN_S)}; later {need.replicas}"
+        wanted = _Wanted(
+            need.replicas,
+            "rate" if need.attainable else "target",
+            lambda: self._rate_reason(forecast, rate, need, workload),
+        )
+        wanted = self._with_backlog(seen, workload, forecast, wanted)
         hold_s = max(HOLD_S_MIN, HOLD_STARTS * workload.startup_s)
-        held = self._held(seen.now, wanted, hold_s)
-        if held > wanted:
-            limited_by = "hold"
-            why = f"{held} were needed less than {format_seconds(hold_s)} ago; now: {why}"
-        return self._bounded(_Wanted(held, limited_by, why), workload, room, forecast)
+        held = self._held(seen.now, wanted.replicas, hold_s)
+        if held > wanted.replicas:
+            now = wanted.why
+            wanted = _Wanted(
+                held, "hold", lambda: f"{held} were needed less than {format_seconds(hold_s)} ago; now: {now()}"
+            )
+        wanted = self._kept(seen, wanted, workload.startup_s)
+        return self._bounded(wanted, workload, room, forecast)
+
+    def _kept(self, seen: Observed, wanted: _Wanted, startup_s: float) -> _Wanted:
+        """Of a backend that may sleep: how long the last replica stays, whatever the rate was."""
+        if self.bounds.min:
+            return wanted
+        kept_s = idle_s(startup_s) if self.bounds.idle_s is None else self.bounds.idle_s
+        idle_for_s = seen.now - self._used_at
+        if math.isinf(idle_for_s):
+            return _Wanted(0, "idle", lambda: "no calls came")
+        if idle_for_s >= kept_s:
+            self._wanted.clear()
+            return _Wanted(
+                0, "idle", lambda: f"no call for {idle_for_s:.3g} s, the last replica is kept for {kept_s:.3g} s"
+            )
+        if wanted.replicas:
+            return wanted
+        return _Wanted(1, "hold", lambda: f"1 is kept for {kept_s:.3g} s after the last call, {idle_for_s:.3g} s ago")
 
     def _planned(self, forecast: Forecast) -> float:
         """Calls/s to plan for: the higher of now and then, with the error of either."""
         return max(forecast.rate, forecast.expected) + ERROR_Z * forecast.error
+
+    def _with_backlog(self, seen: Observed, workload: Workload, forecast: Forecast, wanted: _Wanted) -> _Wanted:
+        drain = self._for_backlog(seen, workload, forecast)
+        if drain <= wanted.replicas:
+            return wanted
+        return _Wanted(
+            drain,
+            "backlog",
+            lambda: f"{drain} clear {seen.queued} waiting calls in {format_seconds(DRAIN_S)}; later {wanted.replicas}",
+        )
 
     def _for_backlog(self, seen: Observed, workload: Workload, forecast: Forecast) -> int:
         """Replicas that clear what will wait when new ones are ready; 0 where what waits now is in time anyway."""
@@ -184,20 +250,31 @@ class Sizer:
         )
 
     def _bounded(self, wanted: _Wanted, workload: Workload, room: Room, forecast: Forecast) -> Sizing:
-        """Within what was declared and what the machine has."""
+        """Within what was declared and what the machine has. A declared minimum is not questioned for the cores."""
         count, limited_by, why = wanted
-        caps: list[tuple[int, Limit, str]] = [(self.bounds.max, "max", "the declared maximum")]
+        least = self.bounds.min
+        caps: list[tuple[int, Limit, Words]] = [(self.bounds.max, "max", lambda: "the declared maximum")]
         if room.cores is not None and workload.cpu_s:
-            caps.append((
-                useful_max(workload, room.cores), "cpu",
-                f"a busy replica uses {workload.cores_busy():.2g} of {room.cores:g} cores, more would only share them",
-            ))  # fmt: skip
+            caps.append((max(least, useful_max(workload, room.cores)), "cpu", lambda: _cores_reason(workload, room)))
         if room.replicas is not None:
-            caps.append((room.replicas, "memory", "the memory of its share holds no more"))
+            caps.append((room.replicas, "memory", lambda: "the memory of its share holds no more"))
         cap, by, said = min(caps, key=lambda entry: entry[0])
+        reason = why
         if count > cap:
-            count, limited_by, why = cap, by, f"{cap}: {said}; wanted {why}"
-        if count < self.bounds.min <= cap:
-            count, limited_by, why = self.bounds.min, "min", f"{self.bounds.min}: the declared minimum; wanted {why}"
-        more = one_more(workload, count, self._planned(forecast), forecast.dispersion, room.cores)
-        return Sizing(count, why, limited_by, more)
+            count, limited_by = cap, by
+            reason = lambda: f"{said()}; wanted {why()}"  # noqa: E731
+        if count < least <= cap:
+            count, limited_by = least, "min"
+            reason = lambda: f"the declared minimum; wanted {why()}"  # noqa: E731
+        planned, dispersion = self._planned(forecast), forecast.dispersion
+        return Sizing(
+            count,
+            limited_by,
+            lambda: f"{count}: {reason()}" if reason is not why or limited_by == "idle" else why(),
+            lambda: one_more(workload, count, planned, dispersion, room.cores),
+        )
+
+
+def _cores_reason(workload: Workload, room: Room) -> str:
+    cores = f"{room.cores:g}" if room.cores is not None else "the"
+    return f"a busy replica uses {workload.cores_busy():.2g} of {cores} cores, more would only share them"

@@ -205,3 +205,25 @@ def queue_reason(bound: int, slots: int, mean_s: float, p99_s: float, deadline_s
         f"call itself (p99); in the other {format_seconds(wait_s)} {slots} slots take {bound} calls of "
         f"{format_seconds(mean_s)} (mean)"
     )
+
+
+TARGET_FACTOR = 2.0
+TARGET_MARGIN_S = 0.05
+
+
+def default_target_s(service: Service, timeout_s: float) -> float:
+    """The p99 that is aimed at where none was declared: twice that of a call alone, or 50 ms more than it, whichever is
+    later; at most half the time that a call has in all, but never less than 1.2 times a call alone.
+
+    So a call may wait about as long as the slowest take, and a quick one for what nobody notices.
+    """
+    alone_s = service.quantile(QUANTILE)
+    return max(1.2 * alone_s, min(timeout_s / 2, max(TARGET_FACTOR * alone_s, alone_s + TARGET_MARGIN_S)))
+
+
+def target_reason(target_s: float, service: Service) -> str:
+    """`default_target_s` in words and numbers."""
+    return (
+        f"no slo is declared: aims at p99 {format_seconds(target_s)}, a call alone takes up to "
+        f"{format_seconds(service.quantile(QUANTILE))} (p99)"
+    )

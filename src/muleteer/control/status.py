@@ -11,12 +11,13 @@ from muleteer.control.backend import failed_start, in_words
 from muleteer.control.controller import ControllerStatistics
 from muleteer.control.fleet import BackendStatistics, ReplicaStatistics
 from muleteer.control.rollout_view import RolloutView
+from muleteer.control.sizing_view import SizingView
 from muleteer.control.windows import Reading, read
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
 from muleteer.supervise.process import ProcessStatus
 from muleteer.telemetry.versions import VersionStatistics
 
-BackendState = Literal["idle", "loading", "ready", "degraded", "reloading", "failed"]
+BackendState = Literal["idle", "asleep", "loading", "ready", "degraded", "reloading", "failed"]
 
 
 class _Queue(msgspec.Struct, frozen=True):
@@ -55,21 +56,24 @@ class Server(msgspec.Struct, frozen=True):
 
 
 def backend_state(backend: BackendStatistics) -> BackendState:
-    """One word: `idle` nobody is wanted · `loading` nobody serves yet · `failed` nobody will, until retried ·
-    `reloading` a newer generation comes · `degraded` fewer serve than wanted · `ready`. A generation that does not
-    start while an older one serves is no state of its own: the reason tells.
+    """One word: `idle` nobody is wanted · `asleep` nobody is, until a call comes · `loading` nobody serves yet ·
+    `failed` nobody will, until retried · `reloading` a newer generation comes · `degraded` fewer serve than were
+    declared, or than are wanted and have no room · `ready`, more on their way for the load included. A generation that
+    does not start while an older one serves is no state of its own: the reason tells.
     """
     staying = [replica for replica in backend.replicas if not replica.leaving]
     ready = sum(replica.status.state == "ready" for replica in staying)
     if not backend.wanted and not staying:
-        return "idle"
+        return "asleep" if backend.bounds is not None and backend.bounds.max else "idle"
     if ready == 0:
         given_up = bool(staying) and all(replica.status.state == "failed" for replica in staying)
         return "failed" if given_up else "loading"
     older = any(replica.status.generation != backend.generation for replica in staying)
-    if older and backend_reason(backend) is None:
+    trouble = failed_start(replica.status for replica in staying) is not None
+    if older and not trouble:
         return "reloading"
-    return "degraded" if ready < backend.wanted else "ready"
+    coming = backend.bounds is not None and not (trouble or backend.limited)
+    return "degraded" if ready < (backend.bounds.min if coming and backend.bounds else backend.wanted) else "ready"
 
 
 def linked(backend: BackendStatistics, gateways: list[GatewayView]) -> bool:
@@ -82,9 +86,9 @@ def linked(backend: BackendStatistics, gateways: list[GatewayView]) -> bool:
 
 
 def backend_reason(backend: BackendStatistics) -> str | None:
-    """Why not all is well: the words of a start that failed; None if there is no such."""
+    """Why not all is well: the words of a start that failed, or of a budget that holds no more; None if neither is."""
     last_exit = failed_start(replica.status for replica in backend.replicas if not replica.leaving)
-    return in_words(last_exit) if last_exit is not None else None
+    return in_words(last_exit) if last_exit is not None else backend.limited or None
 
 
 def build(
@@ -109,9 +113,13 @@ def build(
         rollouts: the last of each endpoint that has one.
     """
     counted = read({name: told for name, told in gateways.items() if told is not None})
-    views = {name: _view(told) for name, told in gateways.items() if told is not None}
+    views = {name: gateway_view(told) for name, told in gateways.items() if told is not None}
     specs = {backend.name: backend for backend in declared.backends}
-    backends = [_backend(backend, specs[backend.name], [*views.values()]) for backend in controller.backends]
+    sizings = controller.sizings
+    backends = [
+        _backend(backend, specs[backend.name], [*views.values()], sizings.get(backend.name))
+        for backend in controller.backends
+    ]
     return {
         "pid": server.pid,
         "engine": controller.engine_name,
@@ -154,7 +162,7 @@ def _version(version: VersionStatistics) -> dict[str, Any]:
     }
 
 
-def _view(counted: dict[str, Any]) -> GatewayView:
+def gateway_view(counted: dict[str, Any]) -> GatewayView:
     """A gateway of another version may count other things: what cannot be read is left out, not an error."""
     try:
         return msgspec.convert(counted, GatewayView)
@@ -162,7 +170,9 @@ def _view(counted: dict[str, Any]) -> GatewayView:
         return GatewayView()
 
 
-def _backend(backend: BackendStatistics, spec: BackendSpec, gateways: list[GatewayView]) -> dict[str, Any]:
+def _backend(
+    backend: BackendStatistics, spec: BackendSpec, gateways: list[GatewayView], sizing: SizingView | None
+) -> dict[str, Any]:
     views = [view.backends[backend.name] for view in gateways if backend.name in view.backends]
     return {
         "name": backend.name,
@@ -172,6 +182,8 @@ def _backend(backend: BackendStatistics, spec: BackendSpec, gateways: list[Gatew
         "generation": backend.generation,
         "fingerprint": backend.fingerprint,
         "wanted": backend.wanted,
+        "bounds": msgspec.to_builtins(backend.bounds),
+        "sizing": _sizing(sizing),
         "settled": backend.settled and linked(backend, gateways),
         "replicas": [_replica(replica, views) for replica in backend.replicas],
         "queue": {
@@ -180,6 +192,20 @@ def _backend(backend: BackendStatistics, spec: BackendSpec, gateways: list[Gatew
         },
         "service": views[0].service if views else {},
         "calls": views[0].calls if views else {},
+    }
+
+
+def _sizing(view: SizingView | None) -> dict[str, Any] | None:
+    """In short; `explain` has it all."""
+    if view is None:
+        return None
+    return {
+        "replicas": view.replicas,
+        "reason": view.advice or view.reason,
+        "limited_by": view.limited_by,
+        "target_s": view.target_s,
+        "rate": round(view.rate, 3),
+        "start_s": view.start_s,
     }
 
 

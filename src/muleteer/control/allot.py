@@ -1,0 +1,153 @@
+"""Asks the budget for all backends: what each wants and what every replica holds, in its terms. Must not know who
+decides (`control.budget`), nor gateways.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from muleteer.base.limits import SIZING_TICK_S
+from muleteer.control.autoscale import Autoscaler
+from muleteer.control.budget import Allocation, Demand, Holding, allocate
+from muleteer.control.fleet import Fleet, Observed
+from muleteer.control.ledger import Ledger, budget_of
+from muleteer.control.measure import Cpu
+from muleteer.control.meter import Meter
+from muleteer.control.proc import Usage
+from muleteer.control.scaling import UNKNOWN_START_S
+from muleteer.control.share import Budget
+from muleteer.engine.port import Capacity
+
+
+class Allotter:
+    """Of one server.
+
+    Attributes:
+        budget: what all replicas may use together, as last seen; None before.
+    """
+
+    def __init__(self, capacity: Callable[[], Capacity], autoscaler: Autoscaler) -> None:
+        self.budget: Budget | None = None
+        self._capacity = capacity
+        self._autoscaler = autoscaler
+        self._ledger = Ledger()
+        self._meter = Meter()
+        self._usage: dict[int, Usage] = {}
+        self._looked_s = 0.0
+        self._reserved: dict[str, int] = {}  # by replica
+        self._used_s: dict[str, float] = {}  # when a replica last worked on a call
+
+    def look(self, now: float, fleets: Iterable[Fleet]) -> None:
+        """Measure what runs."""
+        seconds, self._looked_s = now - self._looked_s, now
+        fleets = list(fleets)
+        seen = [(fleet, each) for fleet in fleets for each in fleet.replicas.values()]
+        self._usage = self._meter.look(now, {each.status.pid for _, each in seen if each.status.pid is not None})
+        for fleet in fleets:
+            used: dict[str, Cpu] = {}
+            largest: dict[str, int] = {}
+            for each in fleet.replicas.values():
+                usage = self._usage.get(each.status.pid or 0)
+                if usage is None or each.status.state != "ready":
+                    continue
+                kind = each.status.fingerprint
+                largest[kind] = max(largest.get(kind, 0), usage.pss_bytes)
+                used[f"{each.status.id} {each.status.pid}"] = Cpu(usage.cpu_s, usage.cpu_wait_s)
+            for kind, pss_bytes in largest.items():
+                self._ledger.observe(kind, pss_bytes, seconds)
+            if used:
+                self._autoscaler.take_cpu(fleet.name, used)
+        self._used_s = {each.status.id: self._used_s.get(each.status.id, -math.inf) for _, each in seen}
+        self._reserved = {each.status.id: self._reserved.get(each.status.id, 0) for _, each in seen}
+        for fleet in fleets:
+            self._note_use(fleet, now)
+        self._ledger.keep(frozenset(each.status.fingerprint for _, each in seen) | self._declared(fleets))
+
+    def memory_bytes(self, fleet: Fleet) -> int:
+        """Of one replica, measured; 0 before."""
+        sizes = (self.pss_bytes(each.status.pid) or 0 for each in fleet.replicas.values())
+        return max(sizes, default=0)
+
+    def pss_bytes(self, pid: int | None) -> int | None:
+        """Measured; None if it was not."""
+        usage = self._usage.get(pid or 0)
+        return None if usage is None else usage.pss_bytes
+
+    def started(self, fleet: Fleet, replica: str) -> None:
+        """What was granted for it is set aside."""
+        if self.budget is not None and fleet.backend is not None:
+            settings = fleet.backend.spec.settings
+            reservation = self._ledger.reservation(fleet.backend.fingerprint, settings.memory, self.budget)
+            self._reserved[replica] = reservation.memory_bytes
+
+    def allocate(self, now: float, fleets: Mapping[str, Fleet]) -> Allocation:
+        """Who may have how many replicas now."""
+        budget = budget_of(self._capacity(), sum(usage.pss_bytes for usage in self._usage.values()))
+        self.budget = budget
+        demands = [self._demand(fleet, budget, now) for fleet in fleets.values() if fleet.backend is not None]
+        holdings = [
+            self._holding(fleet, each, now)
+            for fleet in fleets.values()
+            for each in fleet.replicas.values()
+            if each.status.state != "failed"  # no process
+        ]
+        return allocate(demands, holdings, budget)
+
+    def _demand(self, fleet: Fleet, budget: Budget, now: float) -> Demand:
+        assert fleet.backend is not None
+        spec, key = fleet.backend.spec, fleet.backend.fingerprint
+        settings = spec.settings
+        reservation = self._ledger.reservation(key, settings.memory, budget)
+        measure = self._autoscaler.measure(fleet.name)
+        return Demand(
+            backend=fleet.name,
+            wanted=fleet.wanted,
+            least=min(fleet.wanted, settings.bounds.min),
+            surge=1 if fleet.wanted and fleet.outdated() else 0,
+            waited_s=self._autoscaler.waited_s(fleet.name, now),
+            memory_bytes=reservation.memory_bytes,
+            known=reservation.known,
+            cores=settings.cpus or 0.0 if measure is None else settings.cpus or measure.cores(fleet.present(now).ready),
+            gpus=settings.gpus,
+            weight=settings.weight,
+            startup_s=self._autoscaler.startups.expected_s(fleet.name, key) or UNKNOWN_START_S,
+            rate=0.0 if measure is None else measure.frequency(now),
+        )
+
+    def _holding(self, fleet: Fleet, each: Observed, now: float) -> Holding:
+        status = each.status
+        usage = self._usage.get(status.pid or 0)
+        settings = fleet.backend.spec.settings if fleet.backend is not None else None
+        ready_s = now - each.since_s if status.state == "ready" else 0.0
+        used_s = self._used_s.get(status.id, -math.inf)
+        return Holding(
+            backend=fleet.name,
+            replica=status.id,
+            state="leaving" if fleet.leaves(status.id) else "ready" if status.state == "ready" else "starting",
+            memory_bytes=usage.pss_bytes if usage is not None else 0,
+            reserved_bytes=self._reserved.get(status.id, 0),
+            declared_bytes=(settings.memory or 0) if settings is not None else 0,
+            gpus=settings.gpus if settings is not None else 0.0,
+            known=usage is not None or self._reserved.get(status.id, 0) == 0,
+            busy=now - used_s < SIZING_TICK_S,
+            ready_s=ready_s,
+            idle_s=min(ready_s, now - used_s),
+        )
+
+    def _note_use(self, fleet: Fleet, now: float) -> None:
+        """Which replicas work on calls. Of calls between two looks nobody knows where they ran: at the first, while one
+        suffices.
+        """
+        measure = self._autoscaler.measure(fleet.name)
+        if measure is None:
+            return
+        busy = [id for id in fleet.replicas if id in measure.busy]
+        if not busy and now - measure.called_s < SIZING_TICK_S:
+            busy = list(fleet.replicas)[:1]
+        for id in busy:
+            self._used_s[id] = now
+
+    @staticmethod
+    def _declared(fleets: Iterable[Fleet]) -> frozenset[str]:
+        return frozenset(fleet.backend.fingerprint for fleet in fleets if fleet.backend is not None)

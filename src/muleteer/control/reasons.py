@@ -1,0 +1,80 @@
+"""Puts the last decision about one backend together for people. Must not know how it was taken."""
+
+from __future__ import annotations
+
+import msgspec
+
+from muleteer.control.autoscale import Sized
+from muleteer.control.measure import Measure
+from muleteer.control.scaling import UNKNOWN_START_S
+from muleteer.control.sizing import queue_reason, target_reason
+from muleteer.control.sizing_view import BatchView, SizingView
+from muleteer.control.warmth import idle_reason, idle_s
+from muleteer.spec.settings import BackendSpec
+
+
+def explained(spec: BackendSpec, sized: Sized | None, measure: Measure | None, start_s: float | None) -> SizingView:
+    """All but what the budget says."""
+    settings = spec.settings
+    bounds = settings.bounds
+    wanted = bounds.min if sized is None else sized.wanted
+    sizing = sized.sizing if sized is not None else None
+    view = SizingView(
+        backend=spec.name,
+        replicas=wanted,
+        reason=f"{wanted}: the declared number",
+        limited_by="fixed",
+        one_more="",
+        wanted=wanted,
+        min=bounds.min,
+        max=bounds.max,
+        elastic=settings.elastic,
+        start_s=start_s,
+    )
+    found: dict[str, object] = {}
+    if sized is not None and sizing is not None:
+        found |= _decision(sized)
+        if settings.elastic:
+            found |= {"replicas": sizing.replicas, "reason": sizing.reason, "limited_by": sizing.limited_by}
+        else:
+            found["advice"] = sizing.reason
+    elif settings.elastic:
+        found |= {"reason": f"{wanted}: no call was seen yet", "limited_by": "start"}
+    if measure is not None:
+        found |= _waiting(spec, measure)
+    if settings.elastic and not bounds.min:
+        startup_s = start_s if start_s is not None else UNKNOWN_START_S
+        declared = settings.idle is not None
+        found["idle_s"] = settings.idle if declared else idle_s(startup_s)
+        found["idle_reason"] = "as declared" if declared else idle_reason(startup_s)
+    return msgspec.structs.replace(view, **found)
+
+
+def _decision(sized: Sized) -> dict[str, object]:
+    sizing, workload, target_s = sized.sizing, sized.workload, sized.target_s
+    assert sizing is not None
+    found: dict[str, object] = {
+        "one_more": sizing.one_more,
+        "target_s": target_s,
+        "rate": sized.sizer.rate(),
+        "workload": workload,
+    }
+    if sized.spec.settings.slo is not None:
+        found["target_reason"] = "as declared"
+    elif target_s is not None and workload is not None:
+        found["target_reason"] = target_reason(target_s, workload.service)
+    return found
+
+
+def _waiting(spec: BackendSpec, measure: Measure) -> dict[str, object]:
+    """Of all gateways together: how many calls may wait, and how large batches may be."""
+    loads = [load for load in measure.loads.values() if load.bound or load.served]
+    bound, slots = sum(load.bound for load in loads), sum(load.slots for load in loads)
+    most = max(loads, key=lambda load: load.served, default=None)
+    found: dict[str, object] = {"queue_bound": bound}
+    if most is not None and most.served:
+        found["queue_reason"] = queue_reason(bound, slots, most.mean_s, most.p99_s, spec.settings.timeout)
+    batches = measure.batches
+    if batches is not None:
+        found["batch"] = BatchView(batches.size_max, "", batches.reason, spec.settings.batch_wait)
+    return found
