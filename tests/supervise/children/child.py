@@ -74,6 +74,25 @@ def flood():
         os.write(1, block * 512)
 
 
+held = []
+
+
+def hold(size):
+    """So many MB of memory, touched."""
+    held.append(b"x" * (int(size) * 1000 * 1000))
+
+
+def when(path):
+    """Go on once there is such a file."""
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+def grow():
+    while True:
+        hold(1)
+
+
 def first_lives(count, path):
     """Exit 7 in the first `count` lives."""
     with Path(path).open("ab") as lives:
@@ -123,6 +142,9 @@ WORDS = {
     "serve": serve,
     "bridge": bridge,
     "first_lives": first_lives,
+    "hold": hold,
+    "grow": grow,
+    "when": when,
     "descriptors": descriptors,
     "grandchild": grandchild,
 }

@@ -1,0 +1,153 @@
+"""What processes use, measured on real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from muleteer.control.ledger import Ledger, budget_of
+from muleteer.control.meter import Meter
+from muleteer.control.proc import age_s, cpu, family, memory, resident_bytes, usage
+from muleteer.control.share import Budget
+from muleteer.engine.port import Capacity
+
+MB = 1000 * 1000
+GROWS = """
+import sys
+held = []
+print("up", flush=True)
+for line in sys.stdin:
+    held.append(b"x" * int(line))
+    print("grown", flush=True)
+"""
+BURNS = """
+import subprocess, sys, threading, time
+def burn():
+    while True: pass
+for _ in range(2): threading.Thread(target=burn, daemon=True).start()
+subprocess.Popen([sys.executable, "-c", "while True: pass"])
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def process(source: str) -> Iterator[subprocess.Popen[str]]:
+    found = subprocess.Popen(
+        [sys.executable, "-c", source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert found.stdout.readline() == "up\n"
+        yield found
+    finally:
+        os.killpg(found.pid, 9)
+        found.wait()
+        found.stdin.close()
+        found.stdout.close()
+
+
+def grow(grower: subprocess.Popen[str], size: int) -> None:
+    print(size, file=grower.stdin, flush=True)
+    assert grower.stdout.readline() == "grown\n"
+
+
+def test_memory_that_is_shared_is_divided() -> None:
+    held = b"x" * (64 * MB)
+    pid = os.fork()
+    if not pid:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        ours, child = usage(os.getpid()), usage(pid)
+        pss, rss = memory((os.getpid(), pid))
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    assert len(held) == 64 * MB
+    assert child.rss_bytes > 64 * MB
+    assert child.pss_bytes < child.rss_bytes - 30 * MB
+    assert 64 * MB < pss < rss - 60 * MB, "both together hold it once"
+    assert ours.pss_bytes > child.pss_bytes, "children count"
+
+
+def test_cpu_of_threads_and_children_counts_and_so_does_waiting() -> None:
+    with process(BURNS) as burner:
+        pids: tuple[int, ...] = ()
+        while len(pids) < 2:
+            pids = family(burner.pid)
+        before, began = cpu(pids), time.monotonic()
+        time.sleep(0.5)  # the measured time itself
+        after, seconds = cpu(pids), time.monotonic() - began
+    used, waited = after[0] - before[0], after[1] - before[1]
+    cores = len(os.sched_getaffinity(0))
+    # two threads, of which the interpreter runs one at a time, and a child: two cores' worth, if they are there
+    assert 0.1 * seconds < used < min(cores, 3) * seconds + 0.1
+    assert used + waited > 1.2 * seconds, "more wanted to run than one"
+
+
+def test_what_is_gone_is_none() -> None:
+    with process(GROWS) as gone:
+        assert age_s(gone.pid) is not None
+    assert usage(gone.pid) is None
+    assert resident_bytes(gone.pid) is None
+    assert age_s(gone.pid) is None
+    assert cpu((gone.pid,)) == (0.0, 0.0)
+
+
+def test_growth_is_seen_at_the_next_look_and_rest_costs_no_second_one() -> None:
+    meter = Meter()
+    with process(GROWS) as grower:
+        first = meter.look(0.0, [grower.pid])[grower.pid]
+        assert first.pss_bytes > 0
+        again = meter.look(0.1, [grower.pid])[grower.pid]
+        assert again.pss_bytes == first.pss_bytes
+        grow(grower, 50 * MB)
+        grown = meter.look(0.2, [grower.pid])[grower.pid]
+        assert grown.pss_bytes > first.pss_bytes + 40 * MB
+        grow(grower, 1)
+        assert meter.look(0.3, [grower.pid])[grower.pid] == grown
+    assert meter.look(0.4, [grower.pid]) == {}
+
+
+def test_a_kind_is_reserved_as_declared_else_as_measured_else_as_guessed() -> None:
+    ledger, budget = Ledger(), Budget(10**10, 4)
+    assert not ledger.reservation("f00", None, budget).known
+    assert ledger.reservation("f00", None, Budget(8 * MB, 1)).memory_bytes == MB, "a small machine can try it"
+    assert ledger.reservation("f00", 7, budget) == (7, True)
+    ledger.observe("f00", 100, 1.0)
+    ledger.observe("f00", 60, 1.0)
+    size, known = ledger.reservation("f00", None, budget)
+    assert known
+    assert 98 <= size <= 100, "what it needed once"
+    ledger.observe("f00", 60, 3600.0)
+    assert ledger.reservation("f00", None, budget).memory_bytes == 60, "is forgotten in time"
+    ledger.keep(frozenset())
+    assert not ledger.reservation("f00", None, budget).known
+
+
+@pytest.mark.parametrize(
+    ("capacity", "memory_bytes"),
+    [
+        (Capacity(2, 1000), 1000),
+        (Capacity(2, 1000, available_bytes=500), 600),
+        (Capacity(2, 1000, available_bytes=950), 900),
+        (Capacity(2, 1000, available_bytes=0), 100),
+    ],
+    ids=["declared", "others use 300", "others use little", "others use the rest"],
+)
+def test_the_budget_is_what_replicas_use_and_what_nobody_uses(capacity, memory_bytes) -> None:
+    assert budget_of(capacity, 200) == Budget(memory_bytes, 2)
+
+
+def test_devices_are_budgeted() -> None:
+    assert budget_of(Capacity(2, None, ("0", "1")), 0).gpus == 2
