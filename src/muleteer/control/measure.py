@@ -20,18 +20,20 @@ from muleteer.control.sizing import BatchCurve, Workload
 SERVICES_KEPT = 5000
 SERVICES_KEPT_S = 60.0
 FREQUENCY_S = 600.0
+SAMPLES_FEW = 5
 WEIGHT_MIN = 1e-5  # of all services; less is forgotten
 CPU_CALLS_MIN = 20  # fewer calls say little beside what a replica uses while it idles
 CPU_KEPT = 0.3  # of a new measurement against what was known
 
 
 class Batches(msgspec.Struct, frozen=True):
-    """The fitted line of a gateway: see `sizing.BatchCurve`. `answered`: batches it rests on."""
+    """What a gateway knows of batches: see `sizing.BatchCurve`. `sent`: so many it has seen."""
 
-    answered: int = 0
+    sent: int = 0
     base_s: float = 0.0
     item_s: float = 0.0
     size_max: int = 1
+    limited_by: str = ""
     reason: str = ""
 
 
@@ -154,8 +156,8 @@ class Measure:
     @property
     def batches(self) -> Batches | None:
         """Of the gateway that has seen most of them."""
-        found = [load.batches for load in self.loads.values() if load.batches is not None and load.batches.answered]
-        return max(found, key=lambda batches: batches.answered, default=None)
+        found = [load.batches for load in self.loads.values() if load.batches is not None and load.batches.sent]
+        return max(found, key=lambda batches: batches.sent, default=None)
 
     def take_cpu(self, used: Mapping[str, Cpu]) -> None:
         """What the replicas, by id and pid, have used; counts for the calls answered since the last time."""
@@ -174,8 +176,8 @@ class Measure:
     def workload(
         self, *, concurrency: int, expected_s: float | None, memory_bytes: int, startup_s: float
     ) -> Workload | None:
-        """What is known: measured, before SAMPLES_MIN calls what was declared, else what the warm-up took; None where
-        nothing is.
+        """What is known: measured; before SAMPLES_MIN calls what was declared, else what the warm-up took, else what
+        SAMPLES_FEW calls told; None before.
         """
         service = self._known(expected_s)
         if service is None:
@@ -198,7 +200,9 @@ class Measure:
             return self._service
         warm_ups = [load.warm_up_s for load in self.loads.values() if load.warm_up_s]
         guess_s = expected_s if expected_s is not None else min(warm_ups, default=None)
-        return None if guess_s is None else Service(((guess_s, 1.0),))
+        if guess_s is not None:
+            return Service(((guess_s, 1.0),))
+        return service_of_weights(self._services.items()) if self._samples >= SAMPLES_FEW else None
 
     def _blend(self, services: tuple[tuple[float, int], ...], new: int, seconds: float) -> None:
         total = sum(count for _, count in services)

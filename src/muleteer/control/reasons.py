@@ -76,5 +76,5 @@ def _waiting(spec: BackendSpec, measure: Measure) -> dict[str, object]:
         found["queue_reason"] = queue_reason(bound, slots, most.mean_s, most.p99_s, spec.settings.timeout)
     batches = measure.batches
     if batches is not None:
-        found["batch"] = BatchView(batches.size_max, "", batches.reason, spec.settings.batch_wait)
+        found["batch"] = BatchView(batches.size_max, batches.limited_by, batches.reason, spec.settings.batch_wait)
     return found

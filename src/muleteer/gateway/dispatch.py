@@ -430,7 +430,7 @@ class Dispatcher:
     def load(self) -> Load:
         """A frozen snapshot of what sizing reads."""
         busy = tuple(link.replica for link in self.fleet.links if link.in_flight)
-        return self.gate.load(self.counts, self.ledger.open_calls, busy)
+        return self.gate.load(self.counts, self.ledger.open_calls, busy, self._filler.statistics())
 
     def statistics(self) -> BackendStatistics:
         """A frozen snapshot."""

@@ -22,7 +22,7 @@ from muleteer.gateway.link import Link
 from muleteer.gateway.load import Load
 from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.shared import Shared
-from muleteer.gateway.statistics import CallCounts
+from muleteer.gateway.statistics import BatchStatistics, CallCounts
 from muleteer.spec.snapshot import ASLEEP, BackendRoute
 
 _RETRY_SOON_S, _RETRY_FAILED_S = 1, 5
@@ -179,7 +179,7 @@ class Gate:
             return None
         return "restarting" if self.was_ready else unavailable
 
-    def load(self, counts: CallCounts, open_calls: int, busy: tuple[str, ...]) -> Load:
+    def load(self, counts: CallCounts, open_calls: int, busy: tuple[str, ...], batches: BatchStatistics | None) -> Load:
         """What sizing reads."""
         service = self.capacity.statistics()
         return Load(
@@ -195,6 +195,7 @@ class Gate:
             answered=counts.answered,
             busy=busy,
             warm_up_s=self.capacity.warm_up_s,
+            batches=batches,
         )
 
     def pushed_back(self, call: Call, now: float) -> tuple[Call, RequestError] | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import msgspec
 
+from muleteer.gateway.statistics import BatchStatistics
+
 
 class Load(msgspec.Struct, frozen=True, gc=False):
     """One backend in one gateway, now.
@@ -22,6 +24,7 @@ class Load(msgspec.Struct, frozen=True, gc=False):
         answered: calls answered with 200, since the start of the gateway.
         busy: replicas that work on a call.
         warm_up_s: what the model's example took at the warm-up; None without one.
+        batches: of a model that takes them; then `services` are those of batches.
     """
 
     arrivals: int
@@ -36,3 +39,4 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     answered: int
     busy: tuple[str, ...]
     warm_up_s: float | None = None
+    batches: BatchStatistics | None = None
