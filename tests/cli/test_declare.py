@@ -2,10 +2,11 @@
 
 import pytest
 
+from muleteer.base.errors import UsageErrors
 from muleteer.cli.declare import declare
 from muleteer.cli.flags import given_settings
 from muleteer.cli.serve import read
-from muleteer.spec.settings import BackendSettings, ServerSettings
+from muleteer.spec.settings import BackendSettings, Replicas, ServerSettings
 
 FANCY, SHOUT = "fancy_model.py:FancyModel", "fancy_model.py:shout"
 
@@ -54,6 +55,30 @@ def test_flags_and_targets_may_stand_in_any_order(folder, order, monkeypatch):
     declared = task.declared
     assert [(each.name, each.route) for each in declared.endpoints] == [("FancyModel", "/a"), ("shout", "/b")]
     assert not detach
+
+
+def test_flags_must_fit_what_the_file_declares(folder, monkeypatch):
+    monkeypatch.chdir(folder.path)
+    (folder.path / "m.yaml").write_text(
+        f"backends:\n  a: {{model: '{FANCY}', memory: 2GiB, replicas: {{min: 0, max: 8}}}}\n"
+    )
+    task, _ = read(["-c", "m.yaml", "--memory-budget", "2GiB"])
+    assert task.declared.backends[0].settings.bounds == Replicas(0, 8)
+    with pytest.raises(UsageErrors) as caught:
+        read(["-c", "m.yaml", "--memory-budget", "1GiB", "--ray-address", "a:1"])
+    assert [str(error) for error in caught.value.errors] == [
+        "server.ray_address: engine local uses no Ray cluster: set engine to ray, or leave it out",
+        "backends.a.memory: one replica with 2GiB does not fit into memory_budget 1GiB",
+    ]
+
+
+def test_flags_that_do_not_go_together_are_told_once_for_all_targets(folder, monkeypatch):
+    monkeypatch.chdir(folder.path)
+    with pytest.raises(UsageErrors) as caught:
+        read([FANCY, SHOUT, "--batch-wait", "50ms", "--slo", "p99=50ms"])
+    assert [str(error) for error in caught.value.errors] == [
+        "--batch-wait: batch_wait 50ms is not below slo p99=50ms: waiting alone would miss it"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import io
 
 from muleteer.cli.narrate import Narrator
 from muleteer.cli.output import Paint
-from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
+from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, Replicas, ServerSettings
 from muleteer.supervise.events import (
     Backoff,
     Exited,
@@ -66,6 +66,15 @@ class Told:
 
 def exited(id, reason, *, message="", code=1, was_ready=False, log_tail=""):
     return Exited(id, LastExit(reason=reason, code=code, message=message, was_ready=was_ready, log_tail=log_tail))
+
+
+def test_a_model_that_sleeps_holds_nothing_up_and_is_said_to():
+    told = Told("A", replicas=Replicas(0, 8))
+    told.narrator.banner("1", "/run", 1)
+    told.narrator.serving("")
+    assert "  http://127.0.0.1:8000/a  ←  models.py:A (A, 0 to 8 replicas)" in told.lines
+    assert "  # http://127.0.0.1:8000/a sleeps: the first call starts its model" in told.lines
+    assert told.narrator.unmanned() == {"A"}
 
 
 def test_a_good_start_from_banner_to_stop():

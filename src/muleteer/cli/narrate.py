@@ -106,12 +106,16 @@ class Narrator:
         info = next((self._infos[name] for name in endpoint.traffic if name in self._infos), None)
         if info is not None:
             return curl_line(url, info)
-        if endpoint.traffic.keys() <= self.unmanned():
+        unmanned = self.unmanned()
+        wanted = [each for each in self._declared.backends if each.name in endpoint.traffic]
+        if any(each.name in unmanned and each.settings.elastic for each in wanted):
+            return f"# {url} sleeps: the first call starts its model"
+        if endpoint.traffic.keys() <= unmanned:
             return f"# {url} is not served: its model has no replicas"
         return f"# {url} is not served: its model FAILED"
 
     def unmanned(self) -> set[str]:
-        """Backends that want no replica."""
+        """Backends that want no replica yet."""
         return {each.name for each in self._declared.backends if not each.settings.bounds.min}
 
     def _line(self, id: str, text: str, colour: str = "") -> None:
@@ -123,7 +127,8 @@ class Narrator:
         if "backend" in event.labels:
             self._backend_of[event.id] = event.labels["backend"]
         if event.restarts:
-            self._line(event.id, f"started again, pid {event.pid}", "yellow")
+            again = "is forked again" if event.pid is None else f"started again, pid {event.pid}"
+            self._line(event.id, again, "yellow")
 
     def _stage(self, event: events.Stage) -> None:
         self._line(event.id, f"{event.stage} took {seconds_text(event.seconds)}")

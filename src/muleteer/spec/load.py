@@ -126,7 +126,7 @@ def show_value(setting: Setting, value: Any) -> str:
         return format_replicas(value)
     if setting.kind == "slo":
         return format_slo(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def describe_bounds(setting: Setting) -> str:
