@@ -253,7 +253,6 @@ SIZING_TICK_S = _seconds("sizing_tick_s", 0.5, "how often loads are asked for; u
 SIZING_STEPS_MAX = _integer(
     "sizing_steps_max", 64, "backends", "sized in one tick, half a millisecond each; of more, each comes round later"
 )
-SIZING_MEMORY_S = _seconds("sizing_memory_s", 2.0, "how often CPU and memory of replicas with calls are measured")
 SWEEP_MAX = _integer(
     "sweep_max", 64, "backends", "looked at in one tick for memory, files and drift; of more, each comes round later"
 )
