@@ -1,11 +1,10 @@
-"""Sizing at one rate; forecasts; decisions over time; shares of a budget; what a warm replica is worth; plans."""
+"""Sizing at one rate; forecasts; decisions over time; shares of a budget; what a warm replica is worth."""
 
 import random
 
 import pytest
 
 from muleteer.control.arrivals import RateTracker
-from muleteer.control.capacity_plan import Question, fit_curve, plan, yaml_text
 from muleteer.control.queueing import Service
 from muleteer.control.scaling import DRAIN_S, HOLD_S_MIN, Bounds, Observed, Room, Sizer
 from muleteer.control.share import Budget, Claim, shared
@@ -283,40 +282,3 @@ def test_the_least_valuable_goes_first():
 def test_no_more_go_than_needed():
     small, large = resident("small", rate=0.01), resident("large", memory_bytes=400, rate=0.5)
     assert victims([small, large], 300) == (large,)
-
-
-# plans
-
-
-def test_a_plan_answers_in_replicas_memory_and_cores():
-    found = plan(Question(300, 0.1), workload(cpu_s=0.01))
-    assert found.replicas == needed(workload(), 300, 0.1).replicas
-    assert found.memory_bytes == found.replicas * 100 * 2**20
-    assert (found.cores, found.cores_needed) == (pytest.approx(3.0), 4)
-    assert found.p50_s < found.p99_s <= 0.1
-    assert found.problems == ()
-
-
-def test_a_plan_says_what_is_not_enough():
-    found = plan(Question(300, 0.01, cores=2, memory_bytes=2**28), workload(cpu_s=0.02))
-    assert [problem.split()[0] for problem in found.problems] == ["p99", "8", f"{found.memory_bytes / 2**20:g}MiB"]
-
-
-def test_the_curve_is_fitted_and_bounded():
-    curve = fit_curve([(1, 0.011), (8, 0.018), (32, 0.042), (64, 0.074)], 64)
-    assert curve.base_s == pytest.approx(0.01, rel=0.02)
-    assert curve.item_s == pytest.approx(0.001, rel=0.02)
-    assert fit_curve([(1, 0.01), (2, 0.03)], 64).base_s == pytest.approx(0)
-    with pytest.raises(ValueError, match="two sizes"):
-        fit_curve([(4, 0.1), (4, 0.2)], 64)
-
-
-def test_the_yaml_declares_the_plan():
-    question = Question(300, 0.1)
-    text = yaml_text(plan(question, workload()), question, name="lr:v1", model="m.py:M", route="/predict")
-    from ruamel.yaml import YAML
-
-    tree = YAML(typ="safe").load(text)
-    assert tree["backends"]["lr:v1"]["slo"] == {"p99": "100ms"}
-    assert tree["backends"]["lr:v1"]["replicas"]["max"] == plan(question, workload()).replicas
-    assert tree["endpoints"]["lr:v1"] == {"route": "/predict", "traffic": {"lr:v1": 100}}

@@ -76,7 +76,7 @@ def _check(request: ReplicaRequest, directory: Path, calls: int) -> None:
             _call(replica, msgspec.json.encode(replica.info["example"]), calls)
         else:
             _row("calls", "none: a class attribute `example` with one input would be called, here and at each start")
-        _row("memory", format_bytes(resident_bytes(replica.child.pid) or 0))
+        _row("memory", format_bytes(resident_bytes(replica.pid) or 0))
 
 
 def _call(replica: TrialReplica, body: bytes, calls: int) -> None:

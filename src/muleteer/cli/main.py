@@ -28,7 +28,9 @@ VERBS = {
     "delete": "remove a backend or an endpoint",
     "history": "what was declared: when, by whom",
     "rollback": "declare again what an earlier revision declared",
+    "explain": "why a backend has as many replicas, as long a queue and as large batches as it has",
     "check": "start one replica of a model by itself and call it on its example",
+    "plan": "measure a model, and say what a rate within a target needs",
     "config": "every setting with its value and where it came from; every limit with its reason",
 }
 INTERRUPTED = 130

@@ -1,51 +1,94 @@
-"""What a model needs for a rate and a target, before it serves anyone. Pure; must not know how it was measured."""
+"""What a model needs for a rate and a target, before it serves anyone. Pure; must not know how it was measured.
+
+Replicas come from `control.sizing`. Cores are a second queue: where all replicas together could keep more cores busy
+than there are, the part of a call that needs a core is stretched as by processor sharing, E[T | x] ≈ x·(1 + C/(c(1-u)))
+for x seconds on one of c cores that are busy to u, C being Erlang's (exact for one core: L. Kleinrock, *Queueing
+Systems* II, 1976, §4.4; for several the M/M/c form). A stretched call holds its slot for longer, so it needs more
+replicas too.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from muleteer.control.sizing import BatchCurve, Workload, needed, one_more, response, useful_max
-from muleteer.spec.units import format_bytes, format_seconds
+from muleteer.base.limits import CALLS_QUEUED_MAX
+from muleteer.control.queueing import erlang_c
+from muleteer.control.sizing import (
+    AIM,
+    QUANTILE,
+    BatchCurve,
+    Response,
+    Workload,
+    late_share,
+    needed,
+    queue_reason,
+    response,
+    useful_max,
+)
+from muleteer.spec.dump import dump
+from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec, Replicas, Slo
+from muleteer.spec.units import format_bytes, format_rate, format_seconds
 
-CORES_BUSY_MAX = 0.85  # of the cores at the planned rate: above, calls wait for a core as they do for a replica
+GATEWAY_CPU_S = 1e-4  # of the front process for a request: 75 to 180 µs (`make bench`)
+SPARE = 0.1  # of a replica that the cores lack: it is busy for that much less of the time, or waits that little
+GAIN_MIN = 0.02  # of the p99: less is not worth a replica
+_STEPS = 16  # of a bisection: four digits
 
 
 class Question(msgspec.Struct, frozen=True):
-    """`rate` calls/s within `p99_s`; `cores` and `memory_bytes` of the machine it is for, None: unknown."""
+    """`rate` calls/s within `p99_s`; `cores` and `memory_bytes` of the machine it is for, None: unknown. `timeout_s`:
+    deadline of a call.
+    """
 
     rate: float
     p99_s: float
     cores: float | None = None
     memory_bytes: int | None = None
+    timeout_s: float = 30.0
+
+
+class Break(msgspec.Struct, frozen=True):
+    """Above `rate` calls/s, `replicas` no longer keep the target."""
+
+    replicas: int
+    rate: float
 
 
 class CapacityPlan(msgspec.Struct, frozen=True):
     """The answer.
 
     Attributes:
-        replicas: that keep the target on cores enough.
+        replicas: that keep the target.
         memory_bytes: of all of them.
-        cores: that the calls keep busy, mean.
-        cores_needed: whole cores so that calls seldom wait for one.
+        cores: that calls and gateway keep busy, mean.
+        cores_needed: whole cores with which these replicas keep the target.
+        batch_max, batch_reason: the largest batch that keeps the target; 1 of a model that takes calls one by one.
+        queue_bound, queue_reason: how many calls may wait.
         p50_s, p99_s: expected responses.
         utilisation: share of the time that a slot is busy.
+        breaks: of one replica less, of these, and of one more.
         one_more: what one replica more would change.
-        problems: why the target or this machine is not enough; empty if it is.
+        problems: why target or machine are not enough, and which number would be; empty if they are.
     """
 
     replicas: int
     memory_bytes: int
     cores: float
     cores_needed: int
+    batch_max: int
+    batch_reason: str
+    queue_bound: int
+    queue_reason: str
     p50_s: float
     p99_s: float
     utilisation: float
+    breaks: tuple[Break, ...]
     one_more: str
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 def fit_curve(measured: Sequence[tuple[int, float]], batch_max: int) -> BatchCurve:
@@ -65,55 +108,237 @@ def fit_curve(measured: Sequence[tuple[int, float]], batch_max: int) -> BatchCur
     return BatchCurve(mean_s - item_s * mean_n, item_s, batch_max)
 
 
-def plan(question: Question, workload: Workload) -> CapacityPlan:
-    """Replicas, memory and cores for `question`; Poisson arrivals are assumed."""
-    need = needed(workload, question.rate, question.p99_s)
-    replicas = max(1, need.replicas)
-    expected = response(workload, replicas, question.rate)
-    cores = question.rate * workload.cpu_s
-    memory = replicas * workload.memory_bytes
-    problems = []
+class _Way(NamedTuple):
+    """So many replicas, of this workload each: one way to see more replicas than the cores can keep busy."""
+
+    workload: Workload
+    replicas: int
+
+
+def _ways(workload: Workload, replicas: int, rate: float, cores: float | None) -> list[_Way]:
+    """How `replicas` do on so many cores: undisturbed if the cores suffice for all at once; else as the few for which
+    they do, or as all of them, each call stretched. Either takes from what is there, so the better one holds. None
+    where the cores cannot do the work at all.
+    """
+    gateway = rate * GATEWAY_CPU_S
+    if cores is None or not workload.cpu_s or replicas * workload.cores_busy() + gateway <= cores:
+        return [_Way(workload, replicas)]
+    busy = rate * workload.cpu_s + gateway
+    if busy >= cores:
+        return []
+    at_once = math.floor((cores - gateway) / workload.cores_busy() + SPARE)
+    servers = max(1, math.floor(cores))
+    stretch = erlang_c(servers, busy * servers / cores) / (cores - busy)
+    factor = 1 + min(1.0, workload.cores_busy() / workload.concurrency) * stretch
+    stretched = _Way(scaled(workload, factor), replicas)
+    return [stretched, _Way(workload, at_once)] if at_once else [stretched]
+
+
+def scaled(workload: Workload, factor: float) -> Workload:
+    """Every call and every batch `factor` times as long, for the same CPU."""
+    curve = workload.curve
+    if curve is not None:
+        curve = BatchCurve(curve.base_s * factor, curve.item_s * factor, curve.batch_max)
+    return msgspec.structs.replace(workload, service=workload.service.scaled(factor), curve=curve)
+
+
+def _late(workload: Workload, replicas: int, rate: float, target_s: float, cores: float | None) -> float:
+    """Share of the calls expected to be late on so many cores."""
+    return min((late_share(*way, rate, target_s) for way in _ways(workload, replicas, rate, cores)), default=1.0)
+
+
+def _response(workload: Workload, replicas: int, rate: float, cores: float | None) -> Response:
+    """What callers will see on so many cores."""
+    found = [response(*way, rate) for way in _ways(workload, replicas, rate, cores)]
+    return min(found, key=lambda each: each.p99_s) if found else response(workload, replicas, rate)
+
+
+def plan(question: Question, workload: Workload, *, first_bytes: int | None = None) -> CapacityPlan:
+    """Replicas, memory and cores for `question`; Poisson arrivals are assumed.
+
+    Args:
+        question: what is wanted.
+        workload: as measured; its memory is what each replica after the first adds.
+        first_bytes: memory of the first; None: as of the others.
+    """
+    rate, target_s = question.rate, question.p99_s
+    found = _fewest(workload, rate, target_s, question.cores)
+    cores = None if found is None else question.cores  # what is out of reach is told for cores enough
+    replicas = found or max(1, needed(workload, rate, target_s).replicas)
+    expected = _response(workload, replicas, rate, cores)
+    first = workload.memory_bytes if first_bytes is None else first_bytes
+    slots = replicas * workload.concurrency
+    batch_max, batch_reason = _batch(workload, slots, target_s)
+    bound, why = _queue(workload, slots, batch_max, question.timeout_s)
+    answer = CapacityPlan(
+        replicas=replicas,
+        memory_bytes=first + (replicas - 1) * workload.memory_bytes,
+        cores=rate * (workload.cpu_s + GATEWAY_CPU_S),
+        cores_needed=_cores_needed(workload, replicas, rate, target_s),
+        batch_max=batch_max,
+        batch_reason=batch_reason,
+        queue_bound=bound,
+        queue_reason=why,
+        p50_s=expected.p50_s,
+        p99_s=expected.p99_s,
+        utilisation=expected.utilisation,
+        breaks=tuple(
+            Break(count, break_rate(workload, count, target_s, cores))
+            for count in (replicas - 1, replicas, replicas + 1)
+            if count
+        ),
+        one_more=_one_more(workload, replicas, rate, cores),
+    )
+    return msgspec.structs.replace(answer, problems=_problems(question, workload, answer, first))
+
+
+def break_rate(workload: Workload, replicas: int, target_s: float, cores: float | None = None) -> float:
+    """The highest rate at which so many replicas keep the p99 within the target; 0 if none."""
+    return _highest(
+        lambda rate: _late(workload, replicas, rate, target_s, cores) <= 1 - QUANTILE, replicas * workload.rate_max()
+    )
+
+
+def _fewest(workload: Workload, rate: float, target_s: float, cores: float | None) -> int | None:
+    """The fewest replicas that keep the target on so many cores; None where no number does."""
+    need = needed(workload, rate, target_s)
     if not need.attainable:
-        problems.append(
-            f"p99 {format_seconds(question.p99_s)} is out of reach with any number of replicas: a call alone takes "
-            f"{format_seconds(response(workload, replicas, 0).p99_s)} (p99)"
-        )
-    cores_needed = max(math.ceil(cores / CORES_BUSY_MAX - 1e-9), math.ceil(min(workload.cores_busy(), 1) - 1e-9))
-    if question.cores is not None and cores_needed > question.cores:
-        most = question.cores * CORES_BUSY_MAX / workload.cpu_s
-        problems.append(
-            f"{cores_needed} cores are needed and there are {question.cores:g}: they do about {most:.3g} calls/s, and "
-            f"replicas beyond {useful_max(workload, question.cores)} would only share them"
-        )
-    if question.memory_bytes is not None and memory > question.memory_bytes:
-        problems.append(
-            f"{format_bytes(memory)} are needed and there are {format_bytes(question.memory_bytes)}: they hold "
-            f"{question.memory_bytes // max(workload.memory_bytes, 1)} replicas"
-        )
-    return CapacityPlan(
+        return None
+    replicas = max(1, need.replicas)
+    allowed = _allowed(workload, replicas, rate, target_s)
+    counts = [
         replicas,
-        memory,
-        cores,
-        cores_needed,
-        expected.p50_s,
-        expected.p99_s,
-        expected.utilisation,
-        one_more(workload, replicas, question.rate, 1.0, question.cores),
-        tuple(problems),
-    )
+        *(needed(way.workload, rate, target_s).replicas for way in _ways(workload, replicas, rate, cores)),
+    ]
+    kept = (count for count in sorted(counts) if _late(workload, count, rate, target_s, cores) <= allowed)
+    return next(kept, None)
 
 
-def yaml_text(found: CapacityPlan, question: Question, *, name: str, model: str, route: str) -> str:
-    """`muleteer.yaml` that declares it: the target, and as many replicas as the rate may need."""
-    backend = json.dumps(name)  # a JSON string is a YAML string whatever is in it
+def _cores_needed(workload: Workload, replicas: int, rate: float, target_s: float) -> int:
+    """The fewest whole cores on which so many replicas keep the target as well as on any number."""
+    allowed = _allowed(workload, replicas, rate, target_s)
+    cores = max(1, math.ceil(rate * (workload.cpu_s + GATEWAY_CPU_S)))
+    while _late(workload, replicas, rate, target_s, cores) > allowed:
+        cores += 1
+    return cores
+
+
+def _allowed(workload: Workload, replicas: int, rate: float, target_s: float) -> float:
+    """The share of late calls that `needed` planned for."""
+    return max((1 - QUANTILE) * AIM, late_share(workload, replicas, rate, target_s)) + 1e-9
+
+
+def _one_more(workload: Workload, replicas: int, rate: float, cores: float | None) -> str:
+    now, then = (_response(workload, count, rate, cores).p99_s for count in (replicas, replicas + 1))
+    memory = f"{format_bytes(workload.memory_bytes)} more memory"
+    if cores is not None and then > now * (1 - GAIN_MIN):
+        return f"with {replicas + 1}: nothing gained for {memory}: {cores:g} cores are shared already"
+    return f"with {replicas + 1}: p99 {_time(then)} instead of {_time(now)}, for {memory}"
+
+
+def _time(seconds: float) -> str:
+    return "without bound" if math.isinf(seconds) else format_seconds(float(f"{seconds:.3g}"))
+
+
+def _batch(workload: Workload, slots: int, target_s: float) -> tuple[int, str]:
+    """The gateway's rule: a batch and the wait for one of the slots fit into the target."""
+    curve = workload.curve
+    if curve is None:
+        return 1, "one by one: the model takes no batches"
+    line = f"a batch of n takes {format_seconds(curve.base_s)} + n · {format_seconds(curve.item_s)}"
+    allowed_s = target_s / (1 + 1 / slots)
+    if curve.latency_s(curve.batch_max) <= allowed_s:
+        return curve.batch_max, f"up to {curve.batch_max}, the largest measured or allowed: {line}"
+    size = max(1, math.floor((allowed_s - curve.base_s) / curve.item_s)) if curve.item_s else 1
+    return size, f"up to {size}: {line}, and the wait for one of {slots} slots has to fit into the target too"
+
+
+def _queue(workload: Workload, slots: int, batch_max: int, timeout_s: float) -> tuple[int, str]:
+    """The gateway's bound: the largest n with n·S/C + p99 ≤ D."""
+    mean_s, p99_s = workload.service.mean_s, workload.service.quantile(QUANTILE)
+    if workload.curve is not None:
+        p99_s *= workload.curve.latency_s(batch_max) / mean_s
+        mean_s = workload.curve.latency_s(batch_max) / batch_max
+    bound = max(0, math.floor((timeout_s - p99_s) * slots / mean_s))
+    if bound > CALLS_QUEUED_MAX:
+        return CALLS_QUEUED_MAX, f"{CALLS_QUEUED_MAX} may wait, the most that a queue holds: {bound} would be in time"
+    return bound, queue_reason(bound, slots, mean_s, p99_s, timeout_s)
+
+
+def _problems(question: Question, workload: Workload, found: CapacityPlan, first_bytes: int) -> tuple[str, ...]:
+    """What is not enough, and which number would be."""
+    rate, target_s = question.rate, question.p99_s
+    if not needed(workload, rate, target_s).attainable:
+        out_of_reach = (
+            f"p99 {format_seconds(target_s)} is out of reach with any number of replicas: a call alone takes "
+            f"{format_seconds(response(workload, 1, 0).p99_s)} (p99). In reach: p99 "
+            f"{format_seconds(_least_target(workload, rate))}"
+        )
+        return (out_of_reach,)
+    found_wanting = (_too_few_cores(question, workload, found), _too_little(question, workload, found, first_bytes))
+    return tuple(problem for problem in found_wanting if problem)
+
+
+def _too_few_cores(question: Question, workload: Workload, found: CapacityPlan) -> str:
+    cores, target_s = question.cores, question.p99_s
+    if cores is None or _fewest(workload, question.rate, target_s, cores) is not None:
+        return ""
+    most = _highest(lambda rate: _fewest(workload, rate, target_s, cores) is not None, question.rate)
     return (
-        f"# {question.rate:g} calls/s with p99 {format_seconds(question.p99_s)}: {found.replicas} replicas, "
-        f"{format_bytes(found.memory_bytes)}, {found.cores_needed} cores\n"
-        "backends:\n"
-        f"  {backend}:\n"
-        f"    model: {json.dumps(model)}\n"
-        f"    slo: {{p99: {format_seconds(question.p99_s)}}}\n"
-        f"    replicas: {{min: 1, max: {found.replicas}}}\n"
-        "endpoints:\n"
-        f"  {backend}: {{route: {json.dumps(route)}, traffic: {{{backend}: 100}}}}\n"
+        f"{_number(found.cores_needed, 'core')} needed, and there are {cores:g}: replicas beyond "
+        f"{useful_max(workload, cores)} would only share them. In reach: {format_rate(most)} on {cores:g}, or this "
+        f"rate on {found.cores_needed}"
     )
+
+
+def _too_little(question: Question, workload: Workload, found: CapacityPlan, first_bytes: int) -> str:
+    memory = question.memory_bytes
+    if memory is None or found.memory_bytes <= memory:
+        return ""
+    fit = 0 if first_bytes > memory else 1 + (memory - first_bytes) // max(1, workload.memory_bytes)
+    most = break_rate(workload, fit, question.p99_s, question.cores) if fit else 0.0
+    return (
+        f"{format_bytes(found.memory_bytes)} needed for {_number(found.replicas, 'replica')}, and there are "
+        f"{format_bytes(memory)}, which hold {fit}. In reach: {format_rate(most)} in that, or this rate in "
+        f"{format_bytes(found.memory_bytes)}"
+    )
+
+
+def _least_target(workload: Workload, rate: float) -> float:
+    """The smallest p99 that some number of replicas keeps, two digits, rounded up."""
+    low, high = 0.0, 2 * workload.service.points[-1][0]
+    if workload.curve is not None:
+        high *= workload.curve.latency_s(workload.curve.batch_max) / workload.service.mean_s
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if needed(workload, rate, middle).attainable else (middle, high)
+    step = 10.0 ** (math.floor(math.log10(high)) - 1)
+    return float(f"{math.ceil(high / step) * step:.2g}")
+
+
+def _highest(keeps: Callable[[float], bool], most: float) -> float:
+    """The highest rate up to `most` that keeps the target, where every lower one does."""
+    low, high = 0.0, most
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    return low
+
+
+def yaml_text(found: CapacityPlan, question: Question, backend: BackendSpec, route: str, *, folder: str) -> str:
+    """`muleteer.yaml` for `folder`: `backend` with the target, and as many replicas as the rate may need."""
+    settings = msgspec.structs.replace(
+        backend.settings, slo=Slo(question.p99_s), replicas=Replicas(1, max(1, found.replicas))
+    )
+    declared = Declared(
+        backends=(msgspec.structs.replace(backend, settings=settings),),
+        endpoints=(EndpointSpec(name=backend.name, route=route, traffic={backend.name: 1.0}),),
+    )
+    return (
+        f"# {question.rate:g} calls/s with p99 {format_seconds(question.p99_s)}: {_number(found.replicas, 'replica')}, "
+        f"{format_bytes(found.memory_bytes)}, {_number(found.cores_needed, 'core')}\n"
+    ) + dump(declared, base_dir=folder)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -200,9 +200,10 @@ def queue_reason(bound: int, slots: int, mean_s: float, p99_s: float, deadline_s
             f"{format_seconds(deadline_s)}"
         )
     wait_s = deadline_s - p99_s
+    line = "1 slot takes" if slots == 1 else f"{slots} slots take"
     return (
         f"{bound} may wait: of the deadline of {format_seconds(deadline_s)}, {format_seconds(p99_s)} are kept for the "
-        f"call itself (p99); in the other {format_seconds(wait_s)} {slots} slots take {bound} calls of "
+        f"call itself (p99); in the other {format_seconds(float(f'{wait_s:.3g}'))} {line} {bound} calls of "
         f"{format_seconds(mean_s)} (mean)"
     )
 

@@ -66,3 +66,8 @@ def format_bytes(size: int) -> str:
             break
         value /= 1024
     return f"{value:.1f}".removesuffix(".0") + unit
+
+
+def format_rate(per_second: float) -> str:
+    """`0.213 calls/s`, `45.6 calls/s`, `1,230 calls/s`."""
+    return f"{per_second:,.0f} calls/s" if per_second >= 99.95 else f"{per_second:.3g} calls/s"

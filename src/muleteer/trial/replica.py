@@ -84,6 +84,13 @@ class TrialReplica:
         return self._child
 
     @property
+    def pid(self) -> int:
+        """Of its process, which lives."""
+        pid = self.child.pid
+        assert pid is not None, "started here, not forked elsewhere"
+        return pid
+
+    @property
     def link(self) -> Link:
         """How to call it, once it was started."""
         assert self._link is not None, "start() comes first"
@@ -156,7 +163,7 @@ class TrialReplica:
         if self._child is not None:
             self._child.kill()
             with suppress(ChildProcessError):
-                os.waitpid(self._child.pid, 0)
+                os.waitpid(self.pid, 0)
             self._child.close()
             self._child = None
 
@@ -181,8 +188,16 @@ class TrialReplica:
                 elif isinstance(message, messages.Failed):
                     child.said = (message.reason, message.message)
             if not child.channel.open:
-                raise EndedError(_ended(child))
+                raise EndedError(self._ended(child))
         raise StartupFailedError(f"cannot serve {self.request.target}: not ready after {limit_s:g} s")
+
+    def _ended(self, child: Child) -> LastExit:
+        dead = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # not reaped: end() still kills its group
+        assert dead is not None
+        child.output.read_rest()
+        exited = dead.si_code == os.CLD_EXITED
+        code, number = (dead.si_status, None) if exited else (None, signal.Signals(dead.si_status))
+        return child.last_exit(code, number, stopped=False, oom=False)
 
 
 def readable(replicas: Sequence[TrialReplica]) -> list[TrialReplica]:
@@ -201,12 +216,3 @@ def readable(replicas: Sequence[TrialReplica]) -> list[TrialReplica]:
         elif (late := replica.link.overdue(time.monotonic())) is not None:
             raise StartupFailedError(f"{late.what} was not answered within {replica.request.settings.timeout:g} s")
     return found
-
-
-def _ended(child: Child) -> LastExit:
-    dead = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # not reaped: end() still kills its group
-    assert dead is not None
-    child.output.read_rest()
-    exited = dead.si_code == os.CLD_EXITED
-    code, number = (dead.si_status, None) if exited else (None, signal.Signals(dead.si_status))
-    return child.last_exit(code, number, stopped=False, oom=False)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from muleteer.base.errors import ConflictError, MuleteerError, SpecError, StateError
 from muleteer.base.limits import ADMIN_BODY_BYTES_MAX, ADMIN_BODY_S
-from muleteer.control.admin import backends, endpoints, rollouts, whole
+from muleteer.control.admin import backends, endpoints, explanations, rollouts, whole
 from muleteer.control.admin.openapi import ErrorAnswer, document
 from muleteer.control.admin.operation import Ask, BadRequestError, Control, Operation
 from muleteer.control.change import ChangeError
@@ -26,7 +26,13 @@ from muleteer.control.store import NoRevisionError
 from muleteer.spec.names import check_name
 from muleteer.spec.shape import ShapeError
 
-OPERATIONS = (*whole.OPERATIONS, *backends.OPERATIONS, *endpoints.OPERATIONS, *rollouts.OPERATIONS)
+OPERATIONS = (
+    *whole.OPERATIONS,
+    *backends.OPERATIONS,
+    *endpoints.OPERATIONS,
+    *rollouts.OPERATIONS,
+    *explanations.OPERATIONS,
+)
 _WHO_CHARS_MAX = 128
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 

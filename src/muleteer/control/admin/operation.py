@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from muleteer.base.errors import SpecError
 from muleteer.control.commands import Commands
+from muleteer.control.explain import Explanation
 from muleteer.control.rolling import Rolling
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -35,6 +36,10 @@ class Control(Protocol):
 
     async def status(self) -> dict[str, Any]:
         """The answer of GET /v1/status."""
+        ...
+
+    async def explain(self, name: str) -> Explanation | None:
+        """Why a backend is sized as it is; None if there is no such backend."""
         ...
 
     def problems(self) -> dict[str, str]:

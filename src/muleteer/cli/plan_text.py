@@ -1,0 +1,111 @@
+"""How `muleteer plan` shows what was measured and what follows. Must not know how either was found."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import msgspec
+
+from muleteer.cli.output import harmless, say
+from muleteer.control.capacity_plan import CapacityPlan, Question
+from muleteer.control.queueing import Service
+from muleteer.control.sizing import QUANTILE
+from muleteer.spec.units import format_bytes, format_rate, format_seconds
+from muleteer.trial.measure import Measured
+
+_LABEL = 11
+_SIZES_SHOWN = 6
+CONTENDED = 0.05
+"""Share of a call waiting for a core above which the machine was too busy to be believed without saying so."""
+
+
+def show_measured(measured: Measured) -> None:
+    """What one and two replicas did."""
+    alone, beside = measured.alone, measured.beside
+    service = alone.service()
+    cold_s, again_s = measured.startup_s
+    _row("start", f"{seconds(cold_s)}, a second one {seconds(again_s)}")
+    doubt = "too few calls to tell how sure" if math.isinf(alone.error) else f"± {alone.error * 100:.2g} %"
+    _row(
+        "call",
+        f"{seconds(alone.mean_s)} mean ({doubt}, {len(alone.services):,} calls), p99 "
+        f"{seconds(service.quantile(QUANTILE))}, variation c² {service.scv:.2g}",
+    )
+    _row("cpu", f"{seconds(alone.cpu_s)} a call: {share_on_core(measured) * 100:.0f} % of it")
+    if alone.cpu_wait_s > CONTENDED * alone.mean_s:
+        _row(
+            "",
+            f"{seconds(alone.cpu_wait_s)} of a call waited for a core: others use this machine, and calls look longer",
+        )
+    _row("memory", f"{format_bytes(measured.first_bytes)}, each further replica {format_bytes(measured.next_bytes)}")
+    if measured.curve is not None:
+        few = [f"{batch.size}: {seconds(batch.seconds)}" for batch in measured.batches[-_SIZES_SHOWN:]]
+        curve = measured.curve
+        line = f"n take {seconds(curve.base_s)} + n · {seconds(curve.item_s)}"
+        _row("batches", f"{', '.join(few)}; {line}")
+    _row("two at once", f"{beside.rate:.2f} times the calls/s of one, {beside.cpu:.2f} times the CPU of a call")
+
+
+def share_on_core(measured: Measured) -> float:
+    """Of the time of a call, that on a core; above 1 with several threads."""
+    alone = measured.alone
+    return alone.cpu_s / max(alone.mean_s - alone.cpu_wait_s, 1e-9)
+
+
+def show_plan(question: Question, measured: Measured, found: CapacityPlan) -> None:
+    """What follows."""
+    say(f"{question.rate:g} calls/s with p99 {seconds(question.p99_s)}")
+    _row("replicas", f"{found.replicas}, {found.utilisation * 100:.0f} % busy")
+    _row("expected", f"p50 {seconds(found.p50_s)}, p99 {seconds(found.p99_s)}")
+    _row("memory", format_bytes(found.memory_bytes))
+    _row("cores", f"{found.cores_needed}: {found.cores:.2g} are busy on average, the gateway included")
+    if measured.curve is not None:
+        _row("batch", found.batch_reason)
+    _row("queue", found.queue_reason)
+    _row("breaks", ", ".join(f"{each.replicas} at {format_rate(each.rate)}" for each in found.breaks))
+    _row("one more", found.one_more)
+    for problem in found.problems:
+        _row("too little", problem)
+
+
+def as_json(question: Question, measured: Measured, found: CapacityPlan, yaml: str) -> str:
+    """All of it; times in seconds, sizes in bytes."""
+    alone, service = measured.alone, measured.alone.service()
+    return json.dumps(
+        {
+            "question": msgspec.to_builtins(question),
+            "measured": {
+                "startup_s": measured.startup_s,
+                "calls": len(alone.services),
+                **_service(service),
+                "error": None if math.isinf(alone.error) else alone.error,
+                "cpu_s": alone.cpu_s,
+                "cpu_wait_s": alone.cpu_wait_s,
+                "first_bytes": measured.first_bytes,
+                "next_bytes": measured.next_bytes,
+                "batches": msgspec.to_builtins(measured.batches),
+                "curve": msgspec.to_builtins(measured.curve),
+                "two_at_once": msgspec.to_builtins(measured.beside),
+            },
+            "plan": {
+                name: None if isinstance(value, float) and math.isinf(value) else value
+                for name, value in msgspec.to_builtins(found).items()
+            },
+            "yaml": yaml,
+        },
+        indent=2,
+    )
+
+
+def seconds(value: float) -> str:
+    """Three digits, whatever the unit; `without bound` where a queue grows."""
+    return "without bound" if math.isinf(value) else format_seconds(float(f"{value:.3g}"))
+
+
+def _service(service: Service) -> dict[str, float]:
+    return {"mean_s": service.mean_s, "p99_s": service.quantile(QUANTILE), "scv": service.scv}
+
+
+def _row(label: str, text: str) -> None:
+    say(f"  {label:<{_LABEL}} {harmless(text)}")
