@@ -144,7 +144,7 @@ class Application:
         deadline_s = head.received_s + timeout_of(headers.get("x-request-timeout-ms"), route.timeout_s)
         priority = priority_of(headers.get("x-priority"))
         if split.needs_body and split.wished(headers) is None:
-            candidates = map(self._dispatcher, split.backends)
+            candidates = [self._dispatcher(name) for name in split.backends]
             call = self._reception.begin(
                 head, candidates, deadline_s=deadline_s, priority=priority, body_max=route.max_body
             )

@@ -114,7 +114,7 @@ class Dispatcher:
         session: Session | None = None,
     ) -> Call:
         """Admit before the body is read. Raises RequestError, counted as refused."""
-        self._wake()
+        self.wake()
         if (error := self.obstacle(head, priority, deadline_s)) is not None:
             self.counts.refused[error.code] = self.counts.refused.get(error.code, 0) + 1
             way.version.ended(error.code)
@@ -187,7 +187,7 @@ class Dispatcher:
         while (shed := self.gate.pushed_back(call, now)) is not None:
             self._fail(*shed)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """A call is here: whoever can start replicas hears of it if there is none."""
         if not self._slots.total and self.gate.wake():
             self._shared.demand(self.gate.route.name)
@@ -214,7 +214,7 @@ class Dispatcher:
 
     def _wait(self, call: Call, *, front: bool = False) -> None:
         self.ledger.wait(call, front=front)
-        self._wake()
+        self.wake()
 
     def pull(self, now: float) -> None:
         """Give free slots to those who wait; drop those whose time no longer suffices (rule 4)."""

@@ -6,7 +6,7 @@ to in the end asks again, as every backend does when a body is in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from muleteer.base.errors import ExpiredInQueue, RequestError
@@ -22,6 +22,10 @@ class Backend(Protocol):
 
     def obstacle(self, head: Head, priority: Priority, deadline_s: float) -> RequestError | None:
         """Why a request may not come in before its body is read; None if it may."""
+        ...
+
+    def wake(self) -> None:
+        """A call came that may be this backend's: if it sleeps, it is wanted."""
         ...
 
     def adopt(self, call: Call, way: Way[Any], session: Session | None, body: bytes) -> None:
@@ -42,7 +46,7 @@ class Reception:
         return len(self._calls)
 
     def begin(
-        self, head: Head, candidates: Iterable[Backend], *, deadline_s: float, priority: Priority, body_max: int
+        self, head: Head, candidates: Collection[Backend], *, deadline_s: float, priority: Priority, body_max: int
     ) -> Call:
         """Admit before the body is read. Raises RequestError: the obstacle at the last of `candidates`."""
         obstacle: RequestError | None = None
@@ -51,6 +55,8 @@ class Reception:
             if obstacle is None:
                 break
         if obstacle is not None:
+            for backend in candidates:  # whichever it is: who comes again finds it awake
+                backend.wake()
             raise obstacle
         size = head.content_length or 0
         call = Call(self, head, deadline_s=deadline_s, priority=priority, body_max=body_max, size=size)
