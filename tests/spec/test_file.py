@@ -152,7 +152,7 @@ BAD = {
     "batch: lists": "backends.b.batch: 'lists' is not one of auto, off, list, stack; did you mean list?",
     "batch: true": "backends.b.batch: expected one of auto, off, list, stack, not 'true'",
     "batch: null": "backends.b.batch: expected one of auto, off, list, stack, not nothing",
-    "batch_max: 0": "backends.b.batch_max: 0 is not allowed: at least 1 and at most 1024",
+    "batch_max: 0": "backends.b.batch_max: 0 is not allowed: at least 1 and at most 256",
     "batch_wait: -1": "backends.b.batch_wait: '-1' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
     "cpus: 0": "backends.b.cpus: 0 is not allowed: more than 0 and at most 4096",
     "cpus: two": "backends.b.cpus: expected a number, not 'two'",
@@ -170,6 +170,26 @@ BAD = {
     "base_dir: 3": "backends.b.base_dir: expected text, not '3'",
     "model2: x": "backends.b.model2: unknown key; did you mean model?",
 }
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ("gateways: '2'", "gateways: expected a whole number or every_node, not '2'"),
+        ("gateways: every-node", "gateways: expected a whole number or every_node, not 'every-node'"),
+        ("gateways: 65", "gateways: 65 is not allowed: at least 1 and at most 64"),
+        ("engine: roy", "engine: 'roy' is not one of local, ray; did you mean ray?"),
+        ("gpu_devices: [0, 1]", "gpu_devices: expected numbers of GPUs such as 0,1, not a list"),
+        ("gpu_devices: 0;1", "gpu_devices: '0;1' does not name GPUs: write their numbers, such as 0,1"),
+        ("cpu_budget: 0", "cpu_budget: 0 is not allowed: more than 0 and at most 65536"),
+        (
+            "memory_budget: lots",
+            "memory_budget: 'lots' is not a size: write 64MiB, 500KB or 2GiB (a bare number is bytes)",
+        ),
+    ],
+)
+def test_wrong_settings_of_the_server(rest, message):
+    assert problems(f"server: {{{rest}}}\n") == [f"f.yaml:1: server.{message}"]
 
 
 @pytest.mark.parametrize(("rest", "message"), BAD.items())

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from muleteer.base.limits import REPLICAS_MAX
+from muleteer.base.limits import BATCH_MAX, REPLICAS_MAX
 from muleteer.spec.setting import Setting, read_settings
 from muleteer.spec.setting import about as _about
 from muleteer.spec.traffic import Affinity, Override, Shadow
@@ -144,7 +144,7 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         ),
     ] = "auto"
     batch_max: Annotated[
-        Annotated[int, Meta(ge=1, le=1024)] | None,
+        Annotated[int, Meta(ge=1, le=BATCH_MAX)] | None,
         _about(
             "most calls in one batch, if bytes and deadlines allow them",
             why="as many as measuring shows to pay, at most the limit batch_max",

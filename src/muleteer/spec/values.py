@@ -124,8 +124,8 @@ def _scalar(setting: Setting, node: Node) -> Any:
         return None
     if setting.optional and value in UNSET[setting.unset]:
         return None
-    if setting.choices and isinstance(value, str):
-        return read_value(setting, value)
+    if value in setting.choices:
+        return value
     if setting.kind == "slo" or isinstance(value, bool) is not (setting.type is bool):
         raise wrong
     if not isinstance(value, _WRITTEN_AS.get(setting.kind) or _TYPES[setting.type]):
