@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from muleteer.base.limits import SIZING_TICK_S
+from muleteer.control.account import Account, ReplicaAccount, account
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.budget import Allocation, Demand, Holding, allocate
 from muleteer.control.fleet import Fleet, Observed
@@ -36,6 +37,7 @@ class Allotter:
         self._usage: dict[int, Usage] = {}
         self._looked_s = 0.0
         self._reserved: dict[str, int] = {}  # by replica
+        self._guessed: set[str] = set()  # replicas for which that was a guess
         self._used_s: dict[str, float] = {}  # when a replica last worked on a call
 
     def look(self, now: float, fleets: Iterable[Fleet]) -> None:
@@ -60,6 +62,7 @@ class Allotter:
                 self._autoscaler.take_cpu(fleet.name, used)
         self._used_s = {each.status.id: self._used_s.get(each.status.id, -math.inf) for _, each in seen}
         self._reserved = {each.status.id: self._reserved.get(each.status.id, 0) for _, each in seen}
+        self._guessed &= self._reserved.keys()
         for fleet in fleets:
             self._note_use(fleet, now)
         self._ledger.keep(frozenset(each.status.fingerprint for _, each in seen) | self._declared(fleets))
@@ -74,12 +77,31 @@ class Allotter:
         usage = self._usage.get(pid or 0)
         return None if usage is None else usage.pss_bytes
 
+    def account(self, fleets: Iterable[Fleet]) -> Account | None:
+        """What each replica takes of the machine; None before the budget was asked."""
+        if self.budget is None:
+            return None
+        rows = ((each.status.id, self._row(fleet, each)) for fleet in fleets for each in fleet.replicas.values())
+        return account(self.budget, rows)
+
+    def _row(self, fleet: Fleet, each: Observed) -> ReplicaAccount:
+        holding = self._holding(fleet, each, 0.0)
+        return ReplicaAccount(
+            memory_bytes=holding.counted_bytes if each.status.state != "failed" else 0,
+            measured_bytes=self.pss_bytes(each.status.pid),
+            cpus=round(self._meter.cores(each.status.pid or 0), 3),
+            gpus=each.status.gpus,
+            gpu_part=min(1.0, holding.gpus),
+        )
+
     def started(self, fleet: Fleet, replica: str) -> None:
         """What was granted for it is set aside."""
         if self.budget is not None and fleet.backend is not None:
             settings = fleet.backend.spec.settings
             reservation = self._ledger.reservation(fleet.backend.fingerprint, settings.memory, self.budget)
             self._reserved[replica] = reservation.memory_bytes
+            if not reservation.known:
+                self._guessed.add(replica)
 
     def allocate(self, now: float, fleets: Mapping[str, Fleet]) -> Allocation:
         """Who may have how many replicas now."""
@@ -129,7 +151,7 @@ class Allotter:
             reserved_bytes=self._reserved.get(status.id, 0),
             declared_bytes=(settings.memory or 0) if settings is not None else 0,
             gpus=settings.gpus if settings is not None else 0.0,
-            known=usage is not None or self._reserved.get(status.id, 0) == 0,
+            known=status.state == "ready" or status.id not in self._guessed,
             busy=now - used_s < SIZING_TICK_S,
             ready_s=ready_s,
             idle_s=min(ready_s, now - used_s),

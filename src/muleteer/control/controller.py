@@ -19,6 +19,7 @@ import msgspec
 from muleteer.base.clock import Clock
 from muleteer.base.errors import MuleteerError
 from muleteer.base.limits import ACKNOWLEDGE_S_MAX, SIZING_TICK_S, SWEEP_MAX, TICK_S
+from muleteer.control.account import Account
 from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.backend import Backend
@@ -36,7 +37,7 @@ from muleteer.spec.settings import Declared, ServerSettings
 class ControllerStatistics(msgspec.Struct, frozen=True):
     """Everything the controller knows. `problems`: name → message of what does not work now. `settled`: everything
     declared runs, nothing else does, and every gateway knows it. `sizings`: why backends have as many replicas as they
-    have, of those that are sized or had calls.
+    have, of those that are sized or had calls. `account`: what replicas take of the machine; None before it was asked.
     """
 
     backends: tuple[BackendStatistics, ...]
@@ -48,6 +49,7 @@ class ControllerStatistics(msgspec.Struct, frozen=True):
     capacity: Capacity
     settled: bool = False
     sizings: dict[str, SizingView] = {}
+    account: Account | None = None
 
 
 class EngineLostError(MuleteerError):
@@ -187,6 +189,7 @@ class Controller:
             capacity=self._engine.capacity(),
             settled=published and not self._dirty and all(fleet.settled() for fleet in fleets),
             sizings={name: view for name in self._fleets if (view := self._sizing(name)) is not None},
+            account=self._allotter.account(fleets),
         )
 
     def _sizing(self, name: str) -> SizingView | None:

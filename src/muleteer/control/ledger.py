@@ -4,11 +4,10 @@ is measured, nor who gets it.
 
 from __future__ import annotations
 
-import sys
 from typing import NamedTuple
 
 from muleteer.base.limits import MEMORY_GUESS, MEMORY_RESERVE
-from muleteer.control.share import Budget
+from muleteer.control.share import MEMORY_UNBOUND, Budget
 from muleteer.engine.port import Capacity
 
 _GUESS_SHARE = 8  # of a small machine, so that one can be tried at all
@@ -54,7 +53,7 @@ def budget_of(capacity: Capacity, used_bytes: int) -> Budget:
     """
     memory = capacity.memory_bytes
     if memory is None:
-        memory = sys.maxsize
+        memory = MEMORY_UNBOUND
     elif capacity.available_bytes is not None:
         memory = min(memory, used_bytes + capacity.available_bytes) - memory * MEMORY_RESERVE // 100
     return Budget(max(0, memory), capacity.cpus, float(len(capacity.gpus)))

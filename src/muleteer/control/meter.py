@@ -22,6 +22,7 @@ class _Reading(msgspec.Struct):
     """The last look at one process."""
 
     usage: Usage
+    cores: float
     pids: tuple[int, ...]
     resident: int
     cpu_at: float
@@ -55,15 +56,22 @@ class Meter:
             self._pause_s = max(METER_S, 100 * cost_s / METER_SHARE)
         return {pid: reading.usage for pid, reading in self._readings.items()}
 
+    def cores(self, pid: int) -> float:
+        """Cores that it kept busy between the last two looks at its CPU time."""
+        reading = self._readings.get(pid)
+        return 0.0 if reading is None else reading.cores
+
     def _read(self, now: float, pid: int, resident: int) -> bool:
         """Whether memory was read."""
         reading = self._readings.get(pid)
         if reading is None:
             pids = family(pid)
-            reading = self._readings[pid] = _Reading(Usage(0, 0, *cpu(pids)), pids, 0, now, now)
+            reading = self._readings[pid] = _Reading(Usage(0, 0, *cpu(pids)), 0.0, pids, 0, now, now)
         elif now - reading.cpu_at >= METER_S:
-            reading.cpu_at, reading.pids = now, family(pid)
-            reading.usage = Usage(reading.usage.pss_bytes, reading.usage.rss_bytes, *cpu(reading.pids))
+            seconds, reading.cpu_at, reading.pids = now - reading.cpu_at, now, family(pid)
+            before, used = reading.usage, cpu(reading.pids)
+            reading.usage = Usage(before.pss_bytes, before.rss_bytes, *used)
+            reading.cores = max(0.0, used[0] - before.cpu_s) / seconds
         resident += sum(resident_bytes(child) or 0 for child in reading.pids[1:])
         moved = abs(resident - reading.resident) > max(_MOVED_BYTES, _MOVED_SHARE * reading.resident)
         if not moved and now - reading.memory_at < self._pause_s:

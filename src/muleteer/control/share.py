@@ -15,6 +15,9 @@ import msgspec
 
 from muleteer.spec.units import format_bytes
 
+MEMORY_UNBOUND = 1 << 62
+"""Bytes, where nobody knows how many there are."""
+
 
 class Budget(msgspec.Struct, frozen=True):
     """What the replicas of a machine may use together. `gpus`: devices; fairness leaves them out."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from muleteer.control.account import ReplicaAccount
 from muleteer.control.backend import failed_start, in_words
 from muleteer.control.controller import ControllerStatistics
 from muleteer.control.fleet import BackendStatistics, ReplicaStatistics
@@ -116,8 +117,10 @@ def build(
     views = {name: gateway_view(told) for name, told in gateways.items() if told is not None}
     specs = {backend.name: backend for backend in declared.backends}
     sizings = controller.sizings
+    account = controller.account
+    rows = account.replicas if account is not None else {}
     backends = [
-        _backend(backend, specs[backend.name], [*views.values()], sizings.get(backend.name))
+        _backend(backend, specs[backend.name], [*views.values()], sizings.get(backend.name), rows)
         for backend in controller.backends
     ]
     return {
@@ -138,6 +141,8 @@ def build(
         "processes": [_process(row) for row in processes.values()],
         "snapshot": controller.publisher.revision,
         "capacity": msgspec.to_builtins(controller.capacity),
+        "budget": msgspec.to_builtins(account.budget) if account is not None else None,
+        "used": msgspec.to_builtins(account.used) if account is not None else None,
         "problems": controller.problems,
     }
 
@@ -171,7 +176,11 @@ def gateway_view(counted: dict[str, Any]) -> GatewayView:
 
 
 def _backend(
-    backend: BackendStatistics, spec: BackendSpec, gateways: list[GatewayView], sizing: SizingView | None
+    backend: BackendStatistics,
+    spec: BackendSpec,
+    gateways: list[GatewayView],
+    sizing: SizingView | None,
+    rows: Mapping[str, ReplicaAccount],
 ) -> dict[str, Any]:
     views = [view.backends[backend.name] for view in gateways if backend.name in view.backends]
     return {
@@ -185,7 +194,10 @@ def _backend(
         "bounds": msgspec.to_builtins(backend.bounds),
         "sizing": _sizing(sizing),
         "settled": backend.settled and linked(backend, gateways),
-        "replicas": [_replica(replica, views) for replica in backend.replicas],
+        "replicas": [
+            _replica(replica, views) | msgspec.to_builtins(rows.get(replica.status.id, ReplicaAccount()))
+            for replica in backend.replicas
+        ],
         "queue": {
             "depth": sum(view.queue.depth for view in views),
             "bound": sum(view.queue.bound for view in views),

@@ -1,0 +1,59 @@
+"""The machine's account: what there is for replicas, and what each of them takes of it. Must not know who decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from muleteer.control.share import MEMORY_UNBOUND, Budget
+
+
+class ReplicaAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica.
+
+    Attributes:
+        memory_bytes: what counts against the budget: measured (PSS), or set aside while it starts.
+        measured_bytes: PSS; None before it was measured, or where its process is elsewhere.
+        cpus: cores that it kept busy in the last second or so, children included.
+        gpus: devices it was given.
+        gpu_part: how much of each it has.
+    """
+
+    memory_bytes: int = 0
+    measured_bytes: int | None = None
+    cpus: float = 0.0
+    gpus: tuple[str, ...] = ()
+    gpu_part: float = 0.0
+
+
+class Total(msgspec.Struct, frozen=True):
+    """Memory in bytes, cores, devices; None: no bound is known."""
+
+    memory_bytes: int | None
+    cpus: float
+    gpus: float
+
+
+class Account(msgspec.Struct, frozen=True):
+    """All replicas, by id, and the sum of them beside what there is."""
+
+    budget: Total
+    used: Total
+    replicas: dict[str, ReplicaAccount] = {}
+
+
+def account(budget: Budget, replicas: Iterable[tuple[str, ReplicaAccount]]) -> Account:
+    """Add it up."""
+    found = dict(replicas)
+    rows = found.values()
+    bounded = budget.memory_bytes if budget.memory_bytes < MEMORY_UNBOUND else None
+    return Account(
+        budget=Total(bounded, budget.cores, budget.gpus),
+        used=Total(
+            sum(row.memory_bytes for row in rows),
+            round(sum(row.cpus for row in rows), 3),
+            round(sum(len(row.gpus) * row.gpu_part for row in rows), 3),
+        ),
+        replicas=found,
+    )
