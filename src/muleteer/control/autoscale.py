@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from muleteer.base.limits import SIZING_STEPS_MAX, SIZING_TICK_S
+from muleteer.base.limits import SIZING_STEPS_MAX
 from muleteer.control.measure import Cpu, Load, Measure
 from muleteer.control.queueing import Service
 from muleteer.control.scaling import UNKNOWN_START_S, Bounds, Observed, Room, Sizer, Sizing
@@ -29,7 +29,7 @@ UNMEASURED_TARGET_S = 1.0
 """Aimed at while nothing is known of a backend without an slo; nothing is reckoned from it."""
 WAITING_KEPT_S = 2.0  # a gateway repeats itself every second
 RESTED_S = 5.0
-"""After such a gap the calls of a tick came at its end."""
+"""Calls after such a silence are no part of it: a rate is of what came since."""
 _LOADS = dict[str, Load]
 
 
@@ -255,10 +255,12 @@ class Autoscaler:
                 service=Service(((settings.expected, 1.0),)), concurrency=settings.concurrency, startup_s=start_s
             )
         sized.aim(workload.service if workload is not None else None)
-        seconds = now - sized.stepped_s
-        if seconds > RESTED_S:
-            sized.sizer.rest(seconds - SIZING_TICK_S)
-            seconds = SIZING_TICK_S
+        begun_s = measure.since_s if measure is not None and arrivals else sized.stepped_s
+        if begun_s > sized.stepped_s + RESTED_S:
+            sized.sizer.rest(begun_s - sized.stepped_s)
+        else:
+            begun_s = sized.stepped_s
+        seconds = now - begun_s
         seen = Observed(
             now=now,
             seconds=seconds,

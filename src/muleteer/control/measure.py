@@ -69,7 +69,7 @@ class Measure:
     """Of one backend.
 
     Attributes:
-        arrivals: calls since `taken()`.
+        arrivals: calls since `taken()`; the first of them came after `since_s`.
         called_s: when there were calls last.
         loads: gateway → what it told last.
     """
@@ -88,10 +88,12 @@ class Measure:
         "cpu_s",
         "cpu_wait_s",
         "loads",
+        "since_s",
     )
 
     def __init__(self) -> None:
         self.arrivals = 0
+        self.since_s = -math.inf
         self.called_s = -math.inf
         self.loads: dict[str, Load] = {}
         self.cpu_s = 0.0
@@ -116,6 +118,8 @@ class Measure:
             before = NOTHING
         self.loads[gateway] = load
         new = load.arrivals - before.arrivals
+        if not self.arrivals:
+            self.since_s = now - seconds
         self.arrivals += new
         self._frequency = self.frequency(now) + new / FREQUENCY_S
         self.called_s = now
@@ -137,6 +141,11 @@ class Measure:
         """Calls that came since the last time."""
         arrivals, self.arrivals = self.arrivals, 0
         return arrivals
+
+    @property
+    def samples(self) -> int:
+        """Services that were measured; of fewer than SAMPLES_MIN the workload is a guess."""
+        return self._samples
 
     @property
     def queued(self) -> int:
