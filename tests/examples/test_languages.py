@@ -1,11 +1,14 @@
 """The 45 language models: what each says, that the router knows them all, and that the file declares them."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench.server import Server
 from muleteer.spec.file import load_file
 
 FOLDER = Path(__file__).parents[2] / "examples" / "languages"
@@ -77,3 +80,20 @@ def test_what_the_router_answers_has_an_endpoint(declared, models):
 def test_all_may_sleep_and_some_may_run(declared):
     assert {(backend.settings.bounds.min, backend.settings.bounds.max) for backend in declared.backends} == {(0, 2)}
     assert declared.server.memory_budget
+
+
+def test_from_text_to_the_right_endpoint(tmp_path):
+    """Nothing runs; three questions wake four models, each on its own."""
+    chosen = [line for line in SENTENCES if line[0] in ("hy", "sr", "en")]
+    with Server(tmp_path, "-c", str(FOLDER / "muleteer.yaml")) as server:
+        assert server.pids("replica") == []
+        done = subprocess.run(
+            [sys.executable, FOLDER / "ask.py", *(text for _, text, _ in chosen)],
+            env={**os.environ, "SERVER": f"http://127.0.0.1:{server.port}"},
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert done.stderr == ""
+        assert done.stdout.splitlines() == [f"{language}\t{expected}" for language, _, expected in chosen]
+        assert len(server.pids("replica")) == 4
