@@ -25,7 +25,7 @@ def section(folder: Path, *, rounds: int, seconds: float) -> Section:
     found = Section(
         "Threads of replicas",
         f"A numpy model that multiplies 480 × 480 matrices on {cores} cores, closed loop with two connections for each "
-        f"replica. Pools: `own`: {cores} threads in each replica, as BLAS has by itself; `share`: as muleteer sets them.",
+        f"replica. `own`: {cores} threads in each, as BLAS has by itself; `share`: as muleteer sets them.",
     )
     own = {"OPENBLAS_NUM_THREADS": str(cores), "OMP_NUM_THREADS": str(cores)}
     for replicas in (cores, 2 * cores):
