@@ -13,13 +13,14 @@ setup: $(STAMPS)/muleteer $(STAMPS)/examples ## locked environment in .venv, the
 serve: setup ## serve the examples on http://127.0.0.1:8000
 	$(BIN)/muleteer serve examples/fancy_model.py:FancyModel --route /predict examples/translate.py:Translator --route /translate
 
-test: setup $(STAMPS)/dev ## lint, types, every test
+test: setup $(STAMPS)/dev $(STAMPS)/ray ## lint, types, every test
 	@scripts/debian-packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/faults
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/faults --ignore tests/ray
 	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest tests/ray
 
 chaos: setup $(STAMPS)/dev ## kill things under load, for long; prints its seed
 	$(BIN)/python -m tests.faults.chaos

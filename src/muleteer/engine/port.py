@@ -52,6 +52,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
         since_s: seconds in this state when it was told.
         files: source files of the model, known once it was ready.
         gpus: devices that were given to it.
+        secret: what a gateway must show it; empty on this machine. Never shown.
+        node: of a cluster, by its address; empty on this machine.
         last_exit: how its previous life ended; None in the first.
     """
 
@@ -66,6 +68,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float = 0.0
     files: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
+    secret: str = ""
+    node: str = ""
     last_exit: LastExit | None = None
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
-from muleteer.base.limits import LINK_RETRY_S
+from muleteer.base.limits import LINK_DIAL_S, LINK_RETRY_S, LINK_SILENCE_S
 from muleteer.gateway.link import Link
 from muleteer.spec.snapshot import ReplicaAddress
 
@@ -35,6 +36,7 @@ class Dialer:
         """Until retired."""
         while not self._retired:
             link = self._new_link(self.address.id)
+            link.secret = self.address.secret
             try:
                 await connect(self.address.address, link)
             except OSError:
@@ -76,4 +78,18 @@ async def connect(address: str, link: Link) -> None:
         await loop.create_unix_connection(lambda: link, rest)
         return
     host, _, port = rest.rpartition(":")
-    await loop.create_connection(lambda: link, host, int(port))
+    try:
+        async with asyncio.timeout(LINK_DIAL_S):
+            transport, _ = await loop.create_connection(lambda: link, host.strip("[]"), int(port))
+    except TimeoutError as error:
+        raise OSError(f"{rest} does not answer") from error
+    _watch_silence(transport.get_extra_info("socket"))
+
+
+def _watch_silence(channel: socket.socket) -> None:
+    """Let the kernel end a connection whose other end, or the way to it, has gone without a word."""
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, int(LINK_SILENCE_S))
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LINK_SILENCE_S * 1000))

@@ -89,6 +89,7 @@ class Link(asyncio.Protocol):
 
     Attributes:
         replica: the id that the address belongs to.
+        secret: shown in HELLO; to be set before it is connected.
         in_flight: calls without a terminal frame, in dispatch order, settled ones included: they hold the slot.
         load: how many those are; of a model that takes batches, how many batches.
         concurrency, pid, warm_up_us: from READY; 0 before.
@@ -101,6 +102,7 @@ class Link(asyncio.Protocol):
         self, *, backend: str, replica: str, gateway: str, payload_max: int, owner: LinkOwner, clock: Clock
     ) -> None:
         self.replica = replica
+        self.secret = ""
         self.in_flight: dict[int, Call] = {}
         self.load = 0
         self.concurrency = 0
@@ -237,7 +239,8 @@ class Link(asyncio.Protocol):
         if self._lost:  # closed while it was dialled
             self._transport.abort()
             return
-        self._write(FrameType.HELLO, payload=_encode({"protocol": VERSION, "gateway": self._gateway}))
+        shown = {"secret": self.secret} if self.secret else {}
+        self._write(FrameType.HELLO, payload=_encode({"protocol": VERSION, "gateway": self._gateway, **shown}))
 
     def data_received(self, data: bytes) -> None:
         """Frames in order. The first broken rule ends the link: what stands behind it is never read."""

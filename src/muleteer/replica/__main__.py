@@ -25,6 +25,7 @@ from muleteer.replica.control import Control
 from muleteer.replica.load import Model, load
 from muleteer.replica.session import Ready, Session
 from muleteer.replica.traces import own_traceback, say, write
+from muleteer.spec.secret import SECRET_VARIABLE
 from muleteer.telemetry.log import log
 
 
@@ -64,6 +65,7 @@ def _read_arguments() -> tuple[ReplicaConfig, dict[str, socket.socket]]:
         config = msgspec.json.decode(sys.argv[1].encode(), type=ReplicaConfig)
     except msgspec.DecodeError as error:
         sys.exit(f"MULETEER_FDS or CONFIG of muleteer.replica is wrong: {error}")
+    config = msgspec.structs.replace(config, secret=os.environ.pop(SECRET_VARIABLE, ""))
     sockets = {name: socket.socket(fileno=number) for name, number in numbers.items()}
     for inherited_socket in sockets.values():
         inherited_socket.set_inheritable(False)  # a process that the model starts must not keep them open
@@ -95,7 +97,7 @@ def _announcement(model: Model, config: ReplicaConfig, control: Control, began: 
 def _new_session(model: Model, config: ReplicaConfig, warm_up_us: int) -> Session:
     batch = model.inputs is not None
     ready = Ready(config.backend, config.replica, os.getpid(), config.concurrency, warm_up_us, batch)
-    return Session(ready, payload_max=config.max_body + FRAME_OVERHEAD_BYTES)
+    return Session(ready, payload_max=config.max_body + FRAME_OVERHEAD_BYTES, secret=config.secret)
 
 
 def _example_call(model: Model) -> Call | None:

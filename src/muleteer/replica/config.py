@@ -22,6 +22,7 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         batch: as the setting of that name.
         max_body: largest request body in bytes.
         debug: send the model's traceback to the client.
+        secret: what a gateway must show; it comes in the environment, as everybody can read a command line.
     """
 
     backend: str
@@ -32,3 +33,4 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     batch: Batch = "auto"
     max_body: int = 64 * MIB
     debug: bool = False
+    secret: str = ""

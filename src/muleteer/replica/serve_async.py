@@ -11,8 +11,9 @@ from functools import partial
 from typing import cast
 
 from muleteer.base.errors import WireError
-from muleteer.base.limits import LISTEN_BACKLOG
+from muleteer.base.limits import HELLO_S_MAX, LISTEN_BACKLOG
 from muleteer.replica.answer import Answer, Call
+from muleteer.replica.network import Strangers, tune
 from muleteer.replica.session import CANCELLED, Session
 from muleteer.telemetry.log import log
 
@@ -48,6 +49,7 @@ class AsyncServer:
         self._links: list[_Link] = []  # in the order in which they may run a batch
         self._draining = False
         self._empty = asyncio.Event()
+        self._strangers: Strangers[_Link] = Strangers(lambda link: link.session.stranger)
 
     async def serve(self, announce: Callable[[], None]) -> None:
         """Answer calls, after `announce()`. SIGTERM begins the drain. The listening socket stays open."""
@@ -64,6 +66,12 @@ class AsyncServer:
     def opened(self, link: _Link) -> None:
         """A gateway has dialled."""
         self._links.append(link)
+        if link.session.stranger:
+            now = time.monotonic()
+            if not self._strangers.let_in(link, now):
+                link.abort()
+                return
+            asyncio.get_running_loop().call_later(HELLO_S_MAX, self._end_late_strangers)
         if self._draining:
             link.drain()
 
@@ -103,6 +111,10 @@ class AsyncServer:
         link.session.settle(calls, [CANCELLED] * len(calls) if task.cancelled() else task.result())
         self.start_calls()
 
+    def _end_late_strangers(self) -> None:
+        for link in self._strangers.late(time.monotonic()):
+            link.abort()
+
     def _drain(self, server: asyncio.Server) -> None:
         if self._draining:
             return
@@ -126,8 +138,8 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         channel = transport.get_extra_info("socket")
-        if channel is not None and channel.family != socket.AF_UNIX:
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if channel is not None:
+            tune(channel)
         self._server.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -135,8 +147,7 @@ class _Link(asyncio.Protocol):
             cancelled = self.session.receive(data, time.monotonic())
         except WireError as error:
             log("link broken", error=str(error))
-            if self._transport is not None:
-                self._transport.abort()
+            self.abort()
             return
         if cancelled:
             self._server.cancel(self._forsaken(cancelled))
@@ -154,6 +165,11 @@ class _Link(asyncio.Protocol):
         for waiting in self.running.values():
             waiting.difference_update(cancelled)
         return [task for task, waiting in self.running.items() if not waiting]
+
+    def abort(self) -> None:
+        """Close now; `connection_lost` follows."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def drain(self) -> None:
         """Tell the gateway to stop sending calls."""

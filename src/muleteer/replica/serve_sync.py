@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 from muleteer.base.errors import WireError
 from muleteer.replica.answer import Answer, Call
+from muleteer.replica.network import Strangers, tune
 from muleteer.replica.session import Session
 from muleteer.telemetry.log import log
 
@@ -59,6 +60,7 @@ class SyncServer:
         self._poll = select.poll()
         self._draining = False
         self._looked_s = 0.0
+        self._strangers: Strangers[_Link] = Strangers(lambda link: link.session.stranger)
 
     def serve(self, announce: Callable[[], None]) -> None:
         """Answer calls, after `announce()`. SIGTERM begins the drain. The listening socket stays open."""
@@ -87,7 +89,7 @@ class SyncServer:
     def _look(self, woken: socket.socket, *, busy: bool) -> None:
         """Take what has arrived; unless `busy`, wait for it."""
         asked = False
-        for fd, events in self._poll.poll(0 if busy else None):
+        for fd, events in self._poll.poll(0 if busy else self._strangers.pause_ms(time.monotonic())):
             link = self._links.get(fd)
             if link is not None:
                 if events & select.POLLOUT:
@@ -101,6 +103,8 @@ class SyncServer:
         if asked:  # after the reads: what had arrived is answered, not sent elsewhere
             self._drain()
         self._looked_s = time.monotonic()
+        for link in self._strangers.late(self._looked_s):
+            self._close(link)
 
     def _run_one(self) -> None:
         for _ in range(len(self._turns)):
@@ -123,9 +127,11 @@ class SyncServer:
             time.sleep(_ACCEPT_PAUSE_S)
             return
         channel.setblocking(False)
-        if channel.family != socket.AF_UNIX:
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(channel)
         link = _Link(channel, self._new_session())
+        if link.session.stranger and not self._strangers.let_in(link, time.monotonic()):
+            channel.close()
+            return
         self._links[channel.fileno()] = link
         self._turns.append(link)
         self._poll.register(channel.fileno(), select.POLLIN)

@@ -14,7 +14,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from muleteer.base.errors import WireError
+from muleteer.base.limits import HELLO_BYTES_MAX
 from muleteer.replica.answer import EXPIRED, Answer, Call, refusal
+from muleteer.replica.network import is_right
 from muleteer.wire.connection import Connection, ConnectionStatistics, Role, State
 from muleteer.wire.frames import Flag, Frame, FrameType, split_payload
 
@@ -38,6 +40,7 @@ class Ready(msgspec.Struct, frozen=True):
 class _Hello(msgspec.Struct):
     protocol: int
     gateway: str = ""
+    secret: str = ""
 
 
 class _CallMeta(msgspec.Struct):
@@ -65,9 +68,16 @@ class Session:
     Args:
         ready: what READY tells the gateway.
         payload_max: largest frame payload accepted, in bytes.
+        secret: what HELLO must show; empty where nobody but the gateway can reach us.
+
+    Attributes:
+        stranger: it has not shown the secret yet.
     """
 
-    def __init__(self, ready: Ready, *, payload_max: int) -> None:
+    def __init__(self, ready: Ready, *, payload_max: int, secret: str = "") -> None:
+        self.stranger = bool(secret)
+        self._secret = secret
+        self._unproven_bytes = 0
         self._connection = Connection(Role.REPLICA, payload_max=payload_max)
         self._ready = ready
         self._waiting: dict[int, Call] = {}  # in order of arrival
@@ -97,6 +107,10 @@ class Session:
         """
         cancelled: list[int] = []
         try:
+            if self.stranger:
+                self._unproven_bytes += len(data)
+                if self._unproven_bytes > HELLO_BYTES_MAX:
+                    raise WireError(f"{self._unproven_bytes} bytes and no HELLO with the secret")
             for frame in self._connection.receive(data):
                 kind = frame.type
                 if kind is FrameType.CALL:
@@ -145,6 +159,7 @@ class Session:
 
     def close(self) -> None:
         """The link ended: what waits is forgotten, what runs is answered nowhere."""
+        self.stranger = False
         self._connection.close()
         self._waiting.clear()
         self._running.clear()
@@ -169,6 +184,9 @@ class Session:
             raise WireError(f"HELLO is malformed: {error}") from None
         if hello.protocol != PROTOCOL:
             raise WireError(f"gateway {hello.gateway!r} speaks protocol {hello.protocol}, this replica {PROTOCOL}")
+        if self._secret and not is_right(hello.secret, self._secret):
+            raise WireError(f"gateway {hello.gateway!r} does not know the secret")
+        self.stranger = False
         self._send(FrameType.READY, payload=msgspec.json.encode(self._ready))
 
     def _accept(self, frame: Frame, now: float) -> None:

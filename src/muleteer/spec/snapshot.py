@@ -17,10 +17,12 @@ class ReplicaAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         id: e.g. `FancyModel-1`.
         address: `unix:/path` or `tcp:host:port`.
+        secret: what to show there; empty on this machine. Never shown to anybody else.
     """
 
     id: str
     address: str
+    secret: str = ""
 
 
 ASLEEP = "asleep"

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from pathlib import Path
 from typing import IO, Any
 
 HOST = "muleteer.engine.ray.host"
@@ -41,7 +42,7 @@ class Keeper:
         context = ray.get_runtime_context()
         self._node = {
             "id": context.get_node_id(),
-            "address": ray.util.get_node_ip_address(),
+            "address": ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
             "reborn": bool(context.was_current_actor_reconstructed),
         }
         self._changed = threading.Condition()
@@ -72,8 +73,12 @@ class Keeper:
 
     def order(self, line: str) -> None:
         """One order for the host: `stop`, `retry` or `abort`."""
-        if self._host.poll() is not None and json.loads(line)["type"] == "retry":
-            self._start()
+        kind = json.loads(line).get("type")
+        if kind is not None and self._host.poll() is not None:
+            if kind == "retry":
+                self._start()
+            elif kind == "stop":
+                self._add({"state": "gone"})
             return
         try:
             self._orders.write(line.encode() + b"\n")
@@ -83,7 +88,7 @@ class Keeper:
 
     def _start(self) -> None:
         environment = dict(os.environ)
-        folder = os.getcwd()
+        folder = str(Path.cwd())
         # Ray puts a shipped folder on the path: a file of the user's named like one of the library would shadow it
         paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", folder)]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
@@ -129,7 +134,7 @@ class Keeper:
         for line in stream:
             text = line.decode(errors="replace").rstrip("\n")
             tail.append(text)
-            print(text, file=sys.stderr, flush=True)  # noqa: T201 - into the log that Ray keeps of this actor
+            print(text, file=sys.stderr, flush=True)
 
     def _add(self, row: dict[str, Any]) -> None:
         with self._changed:

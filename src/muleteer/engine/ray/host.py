@@ -13,7 +13,6 @@ import random
 import signal
 import socket
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from muleteer import __version__
 from muleteer.base.clock import MonotonicClock
 from muleteer.base.errors import UsageError, WireError
 from muleteer.base.limits import CONTROL_LINE_BYTES_MAX
-from muleteer.engine.launch import process_spec, replica_status
+from muleteer.engine import gpus, threads
+from muleteer.engine.local import process_spec, replica_status
 from muleteer.engine.port import ReplicaRequest, ReplicaStatus
 from muleteer.spec.secret import SECRET_VARIABLE
 from muleteer.supervise import events
@@ -51,7 +51,6 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
         shipped: the model's folder came with the actor and is `folder`; else it is where `request` says.
         folder: the actor's working directory.
         address: of this node, to listen on.
-        instance: whose replica it is; names the folder of its log.
     """
 
     version: str
@@ -60,7 +59,6 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     shipped: bool
     folder: str
     address: str
-    instance: str
 
 
 class Host:
@@ -68,7 +66,7 @@ class Host:
 
     def __init__(self, config: HostConfig, orders: int, rows: int) -> None:
         self._config = config
-        self._orders = socket_or_pipe(orders)
+        self._orders = os.fdopen(orders, "rb", buffering=0)
         self._rows = rows
         self._request = msgspec.convert(config.request, ReplicaRequest)
         self._clock = MonotonicClock()
@@ -100,7 +98,8 @@ class Host:
         request = self._request
         if self._config.shipped:
             request = msgspec.structs.replace(request, base_dir=self._config.folder)
-        spec = process_spec(request, address)
+        environment = threads.environment(request.settings, os.cpu_count() or 1, os.environ)
+        spec = process_spec(request, address, environment, _given_gpus(request.settings.gpus))
         spec = msgspec.structs.replace(
             spec,
             sockets={LISTENER: LISTENER},
@@ -110,7 +109,7 @@ class Host:
             self._loop,
             self._clock,
             random.random,
-            log_folder(self._config.instance),
+            Path(os.devnull),  # no file of ours: Ray keeps what the actor prints, and status the end of it
             {LISTENER: listener},
             _say,
             self._on_change,
@@ -139,7 +138,7 @@ class Host:
             line = line[os.write(self._rows, line) :]
 
     def _on_order(self) -> None:
-        data = os.read(self._orders.fileno(), 65536)
+        data = self._orders.read(65536)
         if not data:
             self._over = True
             return
@@ -177,7 +176,7 @@ def main() -> None:
     """Read the first line, then keep."""
     rows = os.dup(1)
     os.dup2(2, 1)  # nothing but rows may go there
-    os.set_inheritable(rows, False)  # noqa: FBT003
+    os.set_inheritable(rows, False)
     first = b""
     while not first.endswith(b"\n"):
         byte = os.read(0, 1)  # no more: what follows is for the loop
@@ -214,26 +213,10 @@ def machine() -> str:
     return ""
 
 
-def log_folder(instance: str) -> Path:
-    """Beside the log that Ray keeps of the actor, else a temporary one: a disk in trouble costs only the log."""
-    beside = Path(os.environ.get("RAY_LOG_FOLDER", "")) if os.environ.get("RAY_LOG_FOLDER") else None
-    folder = (beside or Path(tempfile.gettempdir())) / f"muleteer-{instance}"
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
-class _Pipe:
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        return self._fd
-
-
-def socket_or_pipe(fd: int) -> _Pipe:
-    """What the loop can watch."""
-    return _Pipe(fd)
+def _given_gpus(amount: float) -> gpus.Taken | None:
+    """The devices that Ray has assigned to the actor."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return gpus.Taken(tuple(given.split(",")), min(amount, 1.0)) if amount and given else None
 
 
 def _say(event: events.Event) -> None:

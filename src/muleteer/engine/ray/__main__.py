@@ -1,0 +1,84 @@
+"""`python -m muleteer.engine.ray CONFIG`: the bridge between controller and cluster, kept by the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+import msgspec
+
+from muleteer.base.clock import MonotonicClock
+from muleteer.engine.ray.bridge import Bridge
+from muleteer.engine.ray.cluster import Cluster
+from muleteer.engine.ray.host import machine
+from muleteer.wire.lines import encode_line
+
+ENGINE = "engine"
+"""Name of the listening socket in MULETEER_FDS."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the command line holds. `address`: None: as Ray finds one."""
+
+    address: str | None = None
+
+
+def main() -> None:
+    """The whole life of the bridge."""
+    numbers = msgspec.json.decode(os.environ.pop("MULETEER_FDS", "{}"), type=dict[str, int])
+    if len(sys.argv) != 2 or not {"control", ENGINE} <= set(numbers):
+        sys.exit("muleteer.engine.ray is started by `muleteer serve --engine ray`, not by hand")
+    config = msgspec.json.decode(sys.argv[1].encode(), type=Config)
+    sockets = {name: socket.socket(fileno=number) for name, number in numbers.items()}
+    for each in sockets.values():
+        each.set_inheritable(False)
+    from setproctitle import setproctitle
+
+    setproctitle("muleteer: ray bridge")
+    asyncio.run(_live(config, sockets))
+    os._exit(0)  # Ray's threads have no say in how long this takes
+
+
+async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: _fail(context))
+    serving: asyncio.Future[None] = loop.create_future()
+
+    def take_signals() -> None:
+        loop.add_signal_handler(signal.SIGTERM, serving.cancel)
+
+    cluster = Cluster(config.address)
+    bridge = Bridge(sockets[ENGINE], cluster, machine=machine(), clock=MonotonicClock(), on_joined=take_signals)
+    reader, writer = await asyncio.open_unix_connection(sock=sockets["control"])
+    asyncio.ensure_future(_leave_with(reader))  # noqa: RUF006  it ends this process
+    serving = asyncio.ensure_future(bridge.run())
+    take_signals()
+    writer.write(encode_line({"type": "ready", "info": {}}))
+    with suppress(asyncio.CancelledError):
+        await serving
+    await bridge.stop_all()
+
+
+async def _leave_with(reader: asyncio.StreamReader) -> None:
+    """The end of the supervisor is ours; the replicas stay for a server that comes back."""
+    while await reader.read(4096):
+        pass
+    os._exit(70)
+
+
+def _fail(context: dict[str, object]) -> None:
+    """A fault in a task: end, so that the supervisor starts one that has none."""
+    import traceback
+
+    print(context.get("message"), file=sys.stderr)
+    if isinstance(error := context.get("exception"), BaseException):
+        traceback.print_exception(error)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""The process between controller and cluster: holds the connection to Ray and one `Placed` for each replica. It may
+hang, be killed, or be aborted by Ray's own library: the controller does not notice but for a problem in status, and
+its successor adopts what runs. Must not know why a replica is wanted.
+
+Lines to a controller: `replicas` (all, once Ray was asked), then `replica` for each change, `cluster` for what there
+is, `problem`. Lines from it: `open` (first; whose replicas), `start`, `stop`, `retry`, `abort`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from muleteer.base.clock import Clock
+from muleteer.base.errors import WireError
+from muleteer.base.limits import RAY_CALL_S, RAY_LOOK_S, RAY_RETRY_S
+from muleteer.engine.port import ReplicaRequest, ReplicaStatus
+from muleteer.engine.ray.cluster import Cluster, RayError
+from muleteer.engine.ray.lines import Lines
+from muleteer.engine.ray.place import View
+from muleteer.engine.ray.placed import Placed
+from muleteer.spec.secret import derive
+from muleteer.telemetry.log import log
+
+
+class Bridge:
+    """Serves one controller at a time; the newest counts.
+
+    Args:
+        listener: where controllers dial.
+        cluster: not yet connected.
+        machine: see `Placed`.
+        on_joined: called when Ray's library is in this process: it takes over signals.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        cluster: Cluster,
+        *,
+        machine: str,
+        clock: Clock,
+        on_joined: Callable[[], None],
+    ) -> None:
+        self._listener = listener
+        self._cluster = cluster
+        self._machine = machine
+        self._clock = clock
+        self._on_joined = on_joined
+        self._controller: Lines | None = None
+        self._instance = ""
+        self._key = b""
+        self._opened = asyncio.Event()
+        self._adopted = False
+        self._problem = ""
+        self._view = View()
+        self._table: dict[str, Placed] = {}
+        self._told: dict[str, tuple[float, ReplicaStatus]] = {}
+        self._grace_s: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(self._new_controller, sock=self._listener)
+        try:
+            await self._join()
+            await self._opened.wait()
+            await self._adopt()
+            await self._look_for_ever()
+        finally:
+            server.close()
+
+    async def stop_all(self) -> None:
+        """The server ends: so do its replicas."""
+        if not self._adopted:
+            return
+        await asyncio.gather(*(placed.stop(self._grace_s.get(id, 0.0)) for id, placed in list(self._table.items())))
+
+    # Ray
+
+    async def _join(self) -> None:
+        while True:
+            try:
+                await self._cluster.connect()
+                self._view = await self._cluster.view()
+            except RayError as error:
+                self._say_problem(f"cannot join the Ray cluster at {self._cluster.address}: {error}")
+                await asyncio.sleep(RAY_RETRY_S)
+            else:
+                self._on_joined()
+                self._say_problem("")
+                return
+
+    async def _adopt(self) -> None:
+        """Every actor of ours that answers in time is a replica; one that does not is ended."""
+        while True:
+            try:
+                found = await self._cluster.find(self._instance)
+                break
+            except RayError as error:
+                self._say_problem(f"cannot list the actors of the Ray cluster at {self._cluster.address}: {error}")
+                await asyncio.sleep(RAY_RETRY_S)
+        placed = [self._add(id, handle=handle) for id, handle in found.items()]
+        await asyncio.gather(*(self._known_or_ended(each) for each in placed))
+        self._adopted = True
+        self._say_problem("")
+        self._introduce()
+
+    async def _known_or_ended(self, placed: Placed) -> None:
+        try:
+            await asyncio.wait_for(placed.known.wait(), RAY_CALL_S)
+        except TimeoutError:
+            log("an actor that does not answer is ended", replica=placed.id)
+            await placed.stop(0.0)
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            try:
+                self._view = await self._cluster.view()
+                self._say_problem("")
+            except RayError as error:
+                self._say_problem(f"the head of the Ray cluster does not answer, replicas that live go on: {error}")
+            self._say_cluster()
+            await asyncio.sleep(RAY_LOOK_S)
+
+    # replicas
+
+    def _add(self, id: str, *, request: ReplicaRequest | None = None, handle: Any = None) -> Placed:
+        placed = self._table[id] = Placed(
+            id,
+            derive(self._key, id),
+            self._instance,
+            cluster=self._cluster,
+            view=lambda: self._view,
+            machine=self._machine,
+            tell=self._tell,
+            clock=self._clock,
+            request=request,
+            handle=handle,
+        )
+        self._do(self._run(placed))
+        return placed
+
+    async def _run(self, placed: Placed) -> None:
+        await placed.run()
+        self._table.pop(placed.id, None)
+        self._told.pop(placed.id, None)
+
+    def _tell(self, status: ReplicaStatus) -> None:
+        self._told[status.id] = (self._clock.now(), status)
+        if self._adopted:
+            self._send({"type": "replica", "replica": msgspec.to_builtins(status)})
+
+    # the controller
+
+    def _new_controller(self) -> Lines:
+        return Lines(self._receive, self._controller_gone)
+
+    def _controller_gone(self, lines: Lines) -> None:
+        if lines is self._controller:
+            self._controller = None
+
+    def _receive(self, lines: Lines, message: dict[str, Any]) -> None:
+        if message["type"] == "open":
+            self._open(lines, message)
+        elif lines is not self._controller or not self._adopted:
+            raise WireError(f"{message['type']} before the replicas were told")
+        elif message["type"] == "start":
+            self._start(msgspec.convert(message["request"], ReplicaRequest))
+        else:
+            placed = self._table.get(message["id"])
+            if placed is None:
+                return
+            actions: dict[str, Callable[[], Any]] = {
+                "stop": lambda: placed.stop(message["grace_s"]),
+                "retry": placed.retry,
+                "abort": lambda: placed.abort(message["pid"], message["reason"]),
+            }
+            self._do(actions[message["type"]]())
+
+    def _open(self, lines: Lines, message: dict[str, Any]) -> None:
+        if self._instance not in ("", message["instance"]):
+            raise WireError("this bridge keeps the replicas of another server")
+        self._instance, self._key = message["instance"], bytes.fromhex(message["key"])
+        self._controller = lines
+        if self._problem:
+            self._send({"type": "problem", "text": self._problem})
+        if self._adopted:
+            self._introduce()
+        self._opened.set()
+
+    def _introduce(self) -> None:
+        """All that there is, as of now."""
+        now = self._clock.now()
+        rows = [
+            msgspec.structs.replace(status, since_s=status.since_s + now - at)
+            for at, status in self._told.values()
+            if status.state != "gone"
+        ]
+        self._say_cluster()
+        self._send({"type": "replicas", "replicas": msgspec.to_builtins(rows)})
+
+    def _start(self, request: ReplicaRequest) -> None:
+        self._grace_s[request.id] = request.grace_s
+        if request.id not in self._table:
+            self._add(request.id, request=request)
+
+    def _say_problem(self, text: str) -> None:
+        if text != self._problem:
+            self._problem = text
+            log("problem", text=text) if text else log("problem over")
+            self._send({"type": "problem", "text": text})
+
+    def _say_cluster(self) -> None:
+        capacity = self._view.capacity()
+        nodes = [node.address for node in self._view.living]
+        self._send({"type": "cluster", "capacity": msgspec.to_builtins(capacity), "nodes": nodes})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._controller is not None:
+            self._controller.send(message)
+
+    def _do(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.result()  # a fault of ours ends this process, and its successor adopts what runs

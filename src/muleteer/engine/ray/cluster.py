@@ -1,0 +1,229 @@
+"""All that is said to Ray. Each call runs in a thread and has a deadline, so a Ray that hangs holds nobody up; what it
+raises becomes one of four words. Must not know what a replica's rows mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from muleteer import __version__
+from muleteer.base.errors import MuleteerError
+from muleteer.base.limits import RAY_CALL_S, RAY_CONNECT_S
+from muleteer.engine.port import ReplicaRequest
+from muleteer.engine.ray import actor
+from muleteer.engine.ray.place import Node, View, actor_options
+from muleteer.spec.ray_options import ray_options
+
+NAMESPACE = "muleteer"
+_THREADS = 16
+_SENTENCE_CHARS_MAX = 2000
+_Found = TypeVar("_Found")
+
+
+class RayError(MuleteerError):
+    """Something about Ray is not as it should be; the text says what."""
+
+
+class Unreachable(RayError):
+    """Ray does not answer, or not in time. It may later."""
+
+
+class Refused(RayError):
+    """Ray will not do this, however often it is asked."""
+
+
+class Unavailable(RayError):
+    """This actor does not answer now; Ray may be starting it anew."""
+
+
+class Dead(RayError):
+    """This actor is gone for good."""
+
+
+class Cluster:
+    """One connection to a cluster. `connect()` first; it may be tried again.
+
+    Args:
+        address: as `ray.init` takes it; None: `RAY_ADDRESS`, else a cluster that runs on this machine.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address if address is not None else "auto"
+        self._threads = ThreadPoolExecutor(_THREADS, "muleteer-ray")
+
+    async def connect(self) -> None:
+        """Raises Unreachable."""
+        await self._call(partial(_init, self.address), RAY_CONNECT_S)
+
+    async def view(self) -> View:
+        """Nodes, and what is free. Raises Unreachable."""
+        return await self._call(_view)
+
+    async def find(self, instance: str) -> dict[str, Any]:
+        """The actors of this server that there are, by replica id. Raises Unreachable."""
+        return await self._call(partial(_find, instance))
+
+    async def create(self, request: ReplicaRequest, secret: str, instance: str) -> Any:
+        """The actor that keeps `request`, placed or not; one of its name that exists is it. Raises Refused,
+        Unreachable.
+        """
+        return await self._call(partial(_create, request, secret, instance), RAY_CONNECT_S)
+
+    async def kill(self, handle: Any) -> None:
+        """End it for good, placed or not. Raises Unreachable."""
+        await self._call(partial(_kill, handle))
+
+    async def watch(self, handle: Any, life: str, seen: int) -> asyncio.Future[str]:
+        """The answer to come of `Keeper.watch`; without a deadline, as the actor may be waiting for a place. The future
+        raises Unavailable or Dead. Raises Unreachable.
+        """
+        return asyncio.ensure_future(_settled(await self._call(lambda: handle.watch.remote(life, seen).future())))
+
+    async def order(self, handle: Any, order: dict[str, Any]) -> None:
+        """Tell the host of this actor. Raises Unavailable, Dead, Unreachable."""
+        line = msgspec.json.encode(order).decode()
+        answer = await self._call(lambda: handle.order.remote(line).future())
+        try:
+            await asyncio.wait_for(_settled(answer), RAY_CALL_S)
+        except TimeoutError:
+            raise Unavailable(f"its actor did not answer within {RAY_CALL_S:g} s") from None
+
+    async def _call(self, ask: Callable[[], _Found], deadline_s: float = RAY_CALL_S) -> _Found:
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._threads, _guarded, ask), deadline_s)
+        except TimeoutError:
+            raise Unreachable(f"Ray at {self.address} did not answer within {deadline_s:g} s") from None
+
+
+def _guarded(ask: Callable[[], _Found]) -> _Found:
+    """Ray raises whatever its many parts raise: all of it becomes a word and a sentence."""
+    try:
+        return ask()
+    except RayError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise Refused(sentence(error)) from error
+    except Exception as error:
+        raise Unreachable(sentence(error)) from error
+
+
+async def _settled(answer: Any) -> str:
+    from ray import exceptions
+
+    try:
+        found: str = await asyncio.wrap_future(answer)
+    except exceptions.ActorUnavailableError as error:
+        raise Unavailable(sentence(error)) from None
+    except (exceptions.RayActorError, exceptions.RuntimeEnvSetupError, exceptions.ActorUnschedulableError) as error:
+        raise Dead(sentence(error)) from None
+    except exceptions.RayError as error:
+        raise Unavailable(sentence(error)) from None
+    return found
+
+
+def sentence(error: BaseException) -> str:
+    """What Ray says, without its stack and its advice to look elsewhere; at least the name of the error."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = " ".join(line for line in lines if line and not line.startswith(("class_name:", "actor_id:", "namespace:")))
+    return (text or type(error).__name__)[:_SENTENCE_CHARS_MAX]
+
+
+def _init(address: str) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    if ray.is_initialized():
+        return
+    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    # the class travels as it stands: on a node without muleteer it must be able to say so
+    ray.cloudpickle.register_pickle_by_value(sys.modules[actor.__name__])  # type: ignore[no-untyped-call]
+
+
+def _view() -> View:
+    import ray
+
+    nodes = tuple(
+        Node(
+            id=str(row["NodeID"]),
+            address=str(row["NodeManagerAddress"]),
+            alive=bool(row["Alive"]),
+            resources=dict(row.get("Resources") or {}),
+            reason=str(row.get("DeathReasonMessage") or ""),
+        )
+        for row in ray.nodes()  # type: ignore[no-untyped-call]
+    )
+    return View(nodes, dict(ray.available_resources()))  # type: ignore[no-untyped-call]
+
+
+def _find(instance: str) -> dict[str, Any]:
+    import ray
+
+    found = {}
+    for row in ray.util.list_named_actors(all_namespaces=True):
+        of, _, id = str(row["name"]).partition("/")
+        if row["namespace"] == NAMESPACE and of == instance:
+            try:
+                found[id] = ray.get_actor(row["name"], namespace=NAMESPACE)
+            except ValueError:
+                continue  # it ended meanwhile
+    return found
+
+
+def _create(request: ReplicaRequest, secret: str, instance: str) -> Any:
+    import ray
+
+    runtime_env, shipped = _runtime_env(request)
+    config = {
+        "version": __version__,
+        "request": msgspec.to_builtins(request),
+        "secret": secret,
+        "shipped": shipped,
+    }
+    options = actor_options(request.settings)
+    remote = ray.remote(actor.Keeper)
+    return remote.options(
+        name=f"{instance}/{request.id}",
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        max_restarts=-1,
+        max_concurrency=8,  # watchers of a bridge, of its successor, and an order besides
+        runtime_env=runtime_env,
+        **options,
+    ).remote(msgspec.json.encode(config).decode())
+
+
+def _runtime_env(request: ReplicaRequest) -> tuple[dict[str, Any], bool]:
+    """What Ray is to prepare on the node, folders uploaded under a hash of their content; and whether the model's
+    folder is the working directory there. It is, unless `working_dir` is null: then every node has it already.
+    """
+    from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
+    from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
+
+    asked = {"working_dir": request.base_dir, **ray_options(request.settings.ray).runtime_env}
+    folder = asked.pop("working_dir")
+    if folder is not None:
+        local = Path(request.base_dir, folder)
+        asked["working_dir"] = str(local) if local.exists() else folder
+    scratch = os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - Ray puts a zip of a random name there
+    if "working_dir" in asked:
+        asked = upload_working_dir_if_needed(asked, include_gitignore=True, scratch_dir=scratch)
+    if "py_modules" in asked:
+        asked = upload_py_modules_if_needed(asked, include_gitignore=True, scratch_dir=scratch)
+    return asked, "working_dir" in asked
+
+
+def _kill(handle: Any) -> None:
+    import ray
+
+    ray.kill(handle, no_restart=True)

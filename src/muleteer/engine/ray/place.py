@@ -1,0 +1,117 @@
+"""What a replica asks of the cluster, in Ray's words, and why it has no place yet. Pure; must not import ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from muleteer.engine.port import Capacity
+from muleteer.spec.ray_options import ray_options
+from muleteer.spec.settings import BackendSettings
+
+_CPUS = 1.0
+"""Reserved for a replica that does not say: what Ray itself reserves for one of Serve's."""
+_WORDS = {"CPU": "CPUs", "GPU": "GPUs", "memory": "bytes of memory"}
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One machine of the cluster. `resources`: in all, by Ray's names; `reason`: why it is not alive."""
+
+    id: str
+    address: str
+    alive: bool
+    resources: dict[str, float]
+    reason: str = ""
+
+
+class View(msgspec.Struct, frozen=True):
+    """The cluster at one moment. `free`: over all nodes that are alive."""
+
+    nodes: tuple[Node, ...] = ()
+    free: dict[str, float] = {}
+
+    @property
+    def living(self) -> tuple[Node, ...]:
+        """Nodes that are there."""
+        return tuple(node for node in self.nodes if node.alive)
+
+    def node(self, id: str) -> Node | None:
+        """By Ray's id; None if it is not known (any more)."""
+        return next((node for node in self.nodes if node.id == id), None)
+
+    def capacity(self) -> Capacity:
+        """What all nodes have together. Devices have no names across machines: each is `node/number`."""
+        gpus = tuple(
+            f"{node.address}/{number}" for node in self.living for number in range(int(node.resources.get("GPU", 0)))
+        )
+        memory = int(sum(node.resources.get("memory", 0) for node in self.living))
+        cpus = sum(node.resources.get("CPU", 0) for node in self.living)
+        return Capacity(cpus, memory or None, gpus)
+
+
+def demand(settings: BackendSettings) -> dict[str, float]:
+    """What one replica reserves, by Ray's names; zeros are left out."""
+    wanted = {
+        "CPU": settings.cpus if settings.cpus is not None else _CPUS,
+        "GPU": settings.gpus,
+        "memory": float(settings.memory or 0),
+        **ray_options(settings.ray).resources,
+    }
+    return {name: amount for name, amount in wanted.items() if amount}
+
+
+def actor_options(settings: BackendSettings) -> dict[str, Any]:
+    """Arguments of `ActorClass.options` that say where. `node` becomes the resource that each node has of its own."""
+    wanted = demand(settings)
+    custom = {name: amount for name, amount in wanted.items() if name not in _WORDS}
+    asked = ray_options(settings.ray)
+    if asked.node:
+        custom[f"node:{asked.node}"] = 0.001
+    options: dict[str, Any] = {
+        "num_cpus": wanted.get("CPU", 0.0),
+        "num_gpus": wanted.get("GPU", 0.0),
+        "resources": custom,
+        "scheduling_strategy": "DEFAULT" if asked.placement == "pack" else "SPREAD",
+    }
+    if "memory" in wanted:
+        options["memory"] = wanted["memory"]
+    return options
+
+
+def why_unplaced(wanted: Mapping[str, float], node: str, view: View) -> str | None:
+    """One sentence on a replica that Ray has not placed yet; None if it should have a place in a moment.
+
+    Args:
+        wanted: as from `demand`.
+        node: the only one it may go to; empty: any.
+        view: the cluster as last seen.
+    """
+    able: Iterable[Node] = view.living
+    if node:
+        able = [each for each in able if node in (each.address, each.id)]
+        if not able:
+            return f"waits for node {node}, which is not in the cluster ({_names(view.living)})"
+    able = [each for each in able if all(each.resources.get(name, 0) >= amount for name, amount in wanted.items())]
+    asked = _amounts(wanted)
+    if not able:
+        largest = {
+            name: max((each.resources.get(name, 0) for each in view.living), default=0)
+            for name, amount in wanted.items()
+            if all(each.resources.get(name, 0) < amount for each in view.living)
+        }
+        missing = f"; the most that one has: {_amounts(largest)}" if largest else ""
+        return f"waits for a node with {asked}: none of {len(view.living)} is that large{missing}"
+    free = {name: view.free.get(name, 0) for name in wanted}
+    if all(free[name] >= amount for name, amount in wanted.items()):
+        return None
+    return f"waits for {asked}: the cluster has {_amounts(free)} free"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:.10g} {_WORDS.get(name, name)}" for name, amount in resources.items()) or "nothing"
+
+
+def _names(nodes: Iterable[Node]) -> str:
+    return ", ".join(node.address for node in nodes) or "no node is alive"

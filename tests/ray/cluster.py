@@ -1,0 +1,173 @@
+"""A real Ray cluster of two nodes on this machine, small, and surely gone at the end.
+
+The second node listens on another loopback address, so that "the node" of a replica can be told from its address.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+RAY = Path(sys.executable).with_name("ray")
+SECOND = "127.0.0.2"
+_STORE_BYTES = 80_000_000
+_ENVIRONMENT = {
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # a node that is gone is declared so after 3 s instead of 15
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "2",
+}
+
+
+class RayCluster:
+    """`start()` and `stop()`; everything of it lies in one folder, by which its processes are found."""
+
+    def __init__(self, **environment: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mulray"))
+        self.environment = {**os.environ, **_ENVIRONMENT, **environment}
+        self.port = _free_port()
+        self.address = ""
+
+    def start(self, *, cpus: int = 8) -> None:
+        host = self.head_host()
+        self.address = f"{host}:{self.port}"
+        self._ray("start", "--head", f"--port={self.port}", f"--node-ip-address={host}", *self._common(cpus),
+                  f"--temp-dir={self.folder}", "--include-dashboard=false", f"--ray-client-server-port={_free_port()}")  # fmt: skip
+        self.add_node(cpus=cpus)
+
+    def add_node(self, *, cpus: int = 8) -> None:
+        """The second node, also again after it was killed."""
+        self._ray("start", f"--address={self.address}", f"--node-ip-address={SECOND}", *self._common(cpus))
+
+    def stop(self) -> None:
+        for _ in range(50):
+            mine = self.processes()
+            if not mine:
+                break
+            for pid in mine:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def head_host(self) -> str:
+        """Ray replaces 127.0.0.1 by an address of the machine: take that one from the start."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))
+            except OSError:
+                return "127.0.0.1"
+            return probe.getsockname()[0]
+
+    def processes(self) -> list[int]:
+        """Everything of this cluster: Ray's own processes name the folder or the head, and all else descends from them."""
+        marks = (str(self.folder), self.address or "-")
+        found = {pid for pid, line in _command_lines() if any(mark in line for mark in marks)} - {os.getpid()}
+        parents = _parents()
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return sorted(found)
+
+    def raylet(self, host: str) -> int:
+        """The pid of the raylet of one node."""
+        return self._find(lambda line: "/raylet/raylet " in line and f"--node_ip_address={host} " in line)
+
+    def gcs(self) -> int:
+        """The pid of the head's control service."""
+        return self._find(lambda line: "/gcs/gcs_server " in line)
+
+    def _find(self, matches) -> int:
+        (found,) = [pid for pid, line in _command_lines() if str(self.folder) in line and matches(line)]
+        return found
+
+    def _common(self, cpus: int) -> list[str]:
+        return [
+            f"--num-cpus={cpus}",
+            f"--object-store-memory={_STORE_BYTES}",
+            "--disable-usage-stats",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+            "--include-log-monitor=false",
+        ]
+
+    def _ray(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [RAY, *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _command_lines():
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            yield int(directory.name), line
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            found[int(directory.name)] = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class BridgeProcess:
+    """The bridge as the supervisor starts it, without the supervisor."""
+
+    def __init__(self, cluster: RayCluster, folder: Path) -> None:
+        self.path = str(folder / "engine.sock")
+        self._cluster = cluster
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen(16)
+        self.start()
+
+    def start(self) -> None:
+        """Another life, after `kill`."""
+        self._control, theirs = socket.socketpair()
+        fds = {"control": theirs.fileno(), "engine": self._listener.fileno()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "muleteer.engine.ray", json.dumps({"address": self._cluster.address})],
+            env={**self._cluster.environment, "MULETEER_FDS": json.dumps(fds)},
+            pass_fds=tuple(fds.values()),
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+
+    def kill(self) -> None:
+        """As a fault would."""
+        self.process.kill()
+        self.process.wait()
+        self._control.close()
+
+    def close(self) -> None:
+        """SIGTERM: it ends what it keeps."""
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        finally:
+            self.kill()
+            self._listener.close()
