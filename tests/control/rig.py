@@ -36,8 +36,9 @@ MODEL = "class M:\n    def predict(self, x): return x\n"
 class Rig:
     """Also the `Control` that the admin API asks."""
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, engine: Callable[[FakeWorld], FakeEngine] = FakeEngine) -> None:
         self.run_dir = run_dir
+        self.engine = engine
         self.dir = Path(run_dir)
         (self.dir / "m.py").write_text(MODEL)
         self.world = FakeWorld()
@@ -55,7 +56,7 @@ class Rig:
         self.declaration.open()
         self.controller = Controller(
             self.declaration.declared,
-            FakeEngine(self.world),
+            self.engine(self.world),
             run_dir=self.run_dir,
             gateways=("gateway-0",),
             notice=self.notices.append,
@@ -151,9 +152,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Rig]:
+async def running(engine: Callable[[FakeWorld], FakeEngine] = FakeEngine) -> AsyncIterator[Rig]:
     with tempfile.TemporaryDirectory(prefix="mul") as run_dir:
-        rig = Rig(run_dir)
+        rig = Rig(run_dir, engine)
         await rig.gateway.open()
         await rig.open()
         try:

@@ -176,7 +176,8 @@ def test_the_last_replica_stays_as_long_as_a_start_costs():
         assert (kept.replicas, kept.limited_by) == (1, "hold")
         assert f"kept for {kept_s} s" in kept.reason
         gone, _ = drive(sizer, 20, now=now)
-        assert (gone.replicas, gone.reason) == (0, "0: no calls come")
+        assert (gone.replicas, gone.limited_by) == (0, "idle")
+        assert gone.reason.endswith(f"the last replica is kept for {kept_s} s")
     assert drive(Sizer(0.1, Bounds(1, 9)), 300)[0].replicas == 1
 
 

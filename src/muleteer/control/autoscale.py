@@ -34,10 +34,11 @@ _LOADS = dict[str, Load]
 
 
 class Present(NamedTuple):
-    """Replicas of one backend: how many are ready; for each that starts, for how many seconds it has."""
+    """Replicas of one backend: how many are ready, how many failed; for how many seconds each of the others starts."""
 
     ready: int
     starting_s: tuple[float, ...] = ()
+    failed: int = 0
 
 
 class Sized:
@@ -270,6 +271,8 @@ class Autoscaler:
             starting_s=tuple(max(0.0, start_s - since) for since in present.starting_s),
             running=max(0, open_calls - queued),
         )
+        if sized.wanted and not any(present) and not self.waited_s(spec.name, now):
+            sized.sizer.sleep()  # it was given up for another, or found no room: none is started for calls of the past
         sized.stepped_s, sized.workload = now, workload
         sized.sizing = sized.sizer.step(seen, workload, Room(self.cores))
         if settings.elastic:

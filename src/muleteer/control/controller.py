@@ -197,7 +197,8 @@ class Controller:
         if fleet.backend is None or (sized is None and measure is None):
             return None
         start_s = self._autoscaler.startups.expected_s(name, fleet.backend.fingerprint)
-        view = explained(fleet.backend.spec, sized, measure, start_s)
+        memory_bytes = self._allotter.memory_bytes(fleet)
+        view = explained(fleet.backend.spec, sized, measure, start_s, memory_bytes=memory_bytes, now=self._clock.now())
         granted = fleet.wanted if fleet.granted is None else min(fleet.wanted, fleet.granted)
         return msgspec.structs.replace(view, wanted=granted, grant=fleet.grant, room=Room(self._autoscaler.cores))
 
@@ -270,7 +271,7 @@ class Controller:
         allocation = self._allotter.allocate(now, self._fleets)
         victims = set(allocation.victims)
         for name, fleet in self._fleets.items():
-            if fleet.backend is not None and fleet.allot(allocation):
+            if fleet.backend is not None and fleet.allot(allocation, waiting=self._autoscaler.waited_s(name, now) > 0):
                 self._dirty[name] = None
             for id in victims & fleet.replicas.keys():
                 self._drain(fleet, id, now)

@@ -164,12 +164,14 @@ class Fleet:
         """Whether something is to be started, or would be if there were room."""
         return self.backend is not None and (self.outdated() or len(self._staying()) < self.wanted)
 
-    def allot(self, allocation: Allocation) -> bool:
-        """What the budget says. Whether that changes what is to be done."""
+    def allot(self, allocation: Allocation, *, waiting: bool) -> bool:
+        """What the budget says, while calls wait or not. Whether that changes what is to be done."""
         before = self.granted, self.spare, self.refused
         grant = self.grant = allocation.grants[self.name]
         refusal = allocation.refused.get(self.name)
-        self.granted, self.refused = grant.replicas, None if refusal is None else refusal.reason
+        asked = waiting or (self.backend is not None and self.backend.spec.settings.bounds.min > 0)
+        self.granted = grant.replicas
+        self.refused = refusal.reason if refusal is not None and asked else None
         if grant.replicas > self.wanted or not self.outdated():
             self.spare = "surge"
         elif self.name in allocation.drain_first or grant.replicas < self.wanted:
@@ -195,7 +197,7 @@ class Fleet:
         staying = self._staying()
         ready = sum(seen.status.state == "ready" for seen in staying)
         starting = tuple(now - seen.since_s for seen in staying if seen.status.state == "starting")
-        return Present(ready, starting)
+        return Present(ready, starting, sum(seen.status.state == "failed" for seen in staying))
 
     def leave(self, id: str, now: float) -> None:
         """This replica is to go."""

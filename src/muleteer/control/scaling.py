@@ -132,6 +132,12 @@ class Sizer:
         self._used_at = now
         self._wanted.append((now, replicas))
 
+    def sleep(self) -> None:
+        """Nothing runs, and nobody waits for it: as if nobody had called. Only where none need run."""
+        if not self.bounds.min:
+            self._used_at = -math.inf
+            self._wanted.clear()
+
     def rest(self, seconds: float) -> None:
         """Nobody looked for so long, because nobody called."""
         self._rates.observe(0, seconds)
@@ -179,7 +185,7 @@ class Sizer:
         kept_s = idle_s(startup_s) if self.bounds.idle_s is None else self.bounds.idle_s
         idle_for_s = seen.now - self._used_at
         if math.isinf(idle_for_s):
-            return _Wanted(0, "idle", lambda: "no calls came")
+            return _Wanted(0, "idle", lambda: "nobody calls")
         if idle_for_s >= kept_s:
             self._wanted.clear()
             return _Wanted(
