@@ -235,6 +235,52 @@ def test_cpu_of_a_call_and_what_it_waited_for_a_core() -> None:
     assert (workload.cpu_s, workload.cpu_wait_s) == (measure.cpu_s, measure.cpu_wait_s)
 
 
+def test_cpu_is_steady_however_the_looks_at_replicas_fall() -> None:
+    """Two replicas, 100 calls/s of 10 ms of CPU, looked at ten times a second and read once a second, not at once."""
+    measure = Measure()
+    read: dict[str, Cpu] = {}
+    seen = []
+    for tick in range(1, 101):
+        answered = 10 * tick
+        load = Load(served=answered, answered=answered, mean_s=0.02, services=((0.02, min(answered, 1000)),))
+        measure.take("g", "e", load, 0.1, tick / 10)
+        for replica, phase in (("m-1 7", 0), ("m-2 8", 4)):
+            if tick % 10 == phase:
+                read[replica] = Cpu(tick / 10 * 0.5, tick / 10 * 0.4)
+        measure.take_cpu(read)
+        if tick > 40:
+            seen.append((measure.cpu_s, _workload(measure).cores_busy()))
+    assert all(0.008 < cpu_s < 0.012 for cpu_s, _ in seen), seen
+    assert all(0.65 < cores < 1.1 for _, cores in seen), seen  # 10 ms on a core, 8 of 20 ms waiting for one
+
+
+def test_services_that_were_slow_for_want_of_a_core_do_not_hide_what_a_replica_uses_now() -> None:
+    """After a time of contention the mean of the services is old; CPU and wait are new."""
+    measure = Measure()
+    answered, cpu = 0, Cpu(0.0, 0.0)
+    for second in range(40):
+        mean_s, wait_s = (0.06, 0.05) if second < 20 else (0.01, 0.0)
+        answered += 100
+        measure.take(
+            "g", "e", Load(served=answered, answered=answered, mean_s=mean_s, services=((mean_s, 100),)), 1.0, second
+        )
+        cpu = Cpu(cpu.used_s + 100 * 0.01, cpu.wait_s + 100 * wait_s)
+        measure.take_cpu({"m-1 7": cpu})
+    assert _workload(measure).service.mean_s > 0.02
+    assert 0.8 < _workload(measure).cores_busy() < 1.2
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(0.9, 1.0), (1.9, 1.9)])
+def test_waits_between_calls_do_not_make_a_replica_larger_than_it_was_seen(cores: float, expected: float) -> None:
+    """10 ms on a core of 15 ms held; the process waited for a core for 14 ms a call, most of it outside the call."""
+    measure = Measure()
+    for second in range(5):
+        count = 100 * second
+        measure.take("g", "e", Load(served=count, answered=count, mean_s=0.015, services=((0.015, 100),)), 1.0, second)
+        measure.take_cpu({"m-1 7": Cpu(count * 0.01, count * 0.014, cores)})
+    assert _workload(measure).cores_busy() == pytest.approx(expected)
+
+
 def test_a_batch_curve_comes_from_the_gateway_that_saw_most() -> None:
     measure = Measure()
     batches = {"sent": 9, "base_s": 0.01, "item_s": 0.001, "size_max": 16, "reason": "x", "sizes": {}, "limits": {}}

@@ -55,7 +55,8 @@ class Allotter:
                     continue
                 kind = each.status.fingerprint
                 largest[kind] = max(largest.get(kind, 0), usage.pss_bytes)
-                used[f"{each.status.id} {each.status.pid}"] = Cpu(usage.cpu_s, usage.cpu_wait_s)
+                cores = self._meter.cores(each.status.pid or 0)
+                used[f"{each.status.id} {each.status.pid}"] = Cpu(usage.cpu_s, usage.cpu_wait_s, cores)
             for kind, pss_bytes in largest.items():
                 self._ledger.observe(kind, pss_bytes, seconds)
             if used:

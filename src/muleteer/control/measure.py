@@ -23,7 +23,7 @@ FREQUENCY_S = 600.0
 SAMPLES_FEW = 5
 WEIGHT_MIN = 1e-5  # of all services; less is forgotten
 CPU_CALLS_MIN = 20  # fewer calls say little beside what a replica uses while it idles
-CPU_KEPT = 0.3  # of a new measurement against what was known
+CPU_KEPT = 0.9  # of what was spent before, at each look: some ten looks count
 
 
 class Batches(msgspec.Struct, frozen=True):
@@ -59,10 +59,29 @@ NOTHING = Load()
 
 
 class Cpu(msgspec.Struct, frozen=True):
-    """Of one process since its start: CPU seconds used, and seconds that its threads were runnable without a core."""
+    """Of one process since its start: CPU seconds used, and seconds that its threads were runnable without a core.
+    `cores`: that it kept busy of late.
+    """
 
     used_s: float
     wait_s: float
+    cores: float = 0.0
+
+
+class _Spent(msgspec.Struct):
+    """Sums that fade together, so that their ratios hold however the looks at calls and at processes fall."""
+
+    calls: float = 0.0
+    held_s: float = 0.0
+    used_s: float = 0.0
+    wait_s: float = 0.0
+
+    def add(self, calls: int, held_s: float, used_s: float, wait_s: float) -> None:
+        """What came since the last look."""
+        self.calls = CPU_KEPT * self.calls + calls
+        self.held_s = CPU_KEPT * self.held_s + held_s
+        self.used_s = CPU_KEPT * self.used_s + used_s
+        self.wait_s = CPU_KEPT * self.wait_s + wait_s
 
 
 class Measure:
@@ -76,13 +95,16 @@ class Measure:
 
     __slots__ = (
         "_answered",
+        "_cores_most",
         "_cpu",
         "_cpu_answered",
         "_epochs",
         "_frequency",
+        "_held_s",
         "_samples",
         "_service",
         "_services",
+        "_spent",
         "arrivals",
         "called_s",
         "cpu_s",
@@ -106,6 +128,9 @@ class Measure:
         self._frequency = 0.0  # calls/s as of `called_s`
         self._cpu: dict[str, Cpu] = {}
         self._cpu_answered = 0
+        self._cores_most = 1.0  # that a replica was seen to keep busy; one, which every process can
+        self._held_s = 0.0  # for which slots were held since the last look at CPU time
+        self._spent = _Spent()
 
     def take(self, gateway: str, epoch: str, load: Load | None, seconds: float, now: float) -> None:
         """One gateway's word, `seconds` after its last; None: it had no calls since, and has none now."""
@@ -125,6 +150,8 @@ class Measure:
         self.called_s = now
         self._answered += load.answered - before.answered
         new = load.served - before.served
+        if new > 0:
+            self._held_s += new * load.mean_s
         if new > 0 and load.services:
             self._blend(load.services, new, seconds)
             self._samples += new
@@ -169,18 +196,23 @@ class Measure:
         return max(found, key=lambda batches: batches.sent, default=None)
 
     def take_cpu(self, used: Mapping[str, Cpu]) -> None:
-        """What the replicas, by id and pid, have used; counts for the calls answered since the last time."""
+        """What the replicas, by id and pid, have used; counts for the calls answered since the last time.
+
+        To be called with every look: while nothing was read anew, it waits. The replicas are not read at one moment, so
+        what was read of some is held against the calls of all, and only sums over several looks tell the truth.
+        """
         calls = self._answered - self._cpu_answered
-        if self._cpu and calls < CPU_CALLS_MIN:
+        if used == self._cpu or (self._cpu and calls < CPU_CALLS_MIN):
             return
+        self._cores_most = max([self._cores_most, *(cpu.cores for cpu in used.values())])
         known = [(cpu, self._cpu[key]) for key, cpu in used.items() if key in self._cpu]
         if known:
-            cpu_s = sum(now.used_s - then.used_s for now, then in known) / calls
-            wait_s = sum(now.wait_s - then.wait_s for now, then in known) / calls
-            part = CPU_KEPT if self.cpu_s else 1.0
-            self.cpu_s += part * (max(0.0, cpu_s) - self.cpu_s)
-            self.cpu_wait_s += part * (max(0.0, wait_s) - self.cpu_wait_s)
-        self._cpu, self._cpu_answered = dict(used), self._answered
+            used_s = sum(max(0.0, now.used_s - then.used_s) for now, then in known)
+            wait_s = sum(max(0.0, now.wait_s - then.wait_s) for now, then in known)
+            self._spent.add(calls, self._held_s, used_s, wait_s)
+            self.cpu_s = self._spent.used_s / self._spent.calls
+            self.cpu_wait_s = self._spent.wait_s / self._spent.calls
+        self._cpu, self._cpu_answered, self._held_s = dict(used), self._answered, 0.0
 
     def workload(
         self, *, concurrency: int, expected_s: float | None, memory_bytes: int, startup_s: float
@@ -197,10 +229,21 @@ class Measure:
             concurrency=concurrency,
             curve=None if batches is None else BatchCurve(batches.base_s, batches.item_s, batches.size_max),
             cpu_s=self.cpu_s,
-            cpu_wait_s=min(self.cpu_wait_s, 0.9 * service.mean_s),
+            cpu_wait_s=min(max(0.0, self._contended_s(service, concurrency)), 0.9 * service.mean_s),
             memory_bytes=memory_bytes,
             startup_s=startup_s,
         )
+
+    def _contended_s(self, service: Service, concurrency: int) -> float:
+        """Of such a service, the wait for a core. Contention comes and goes sooner than `service` changes, so a service
+        without it is what the last looks tell: held less waited. Waits between calls are counted too, so it is no
+        shorter than the calls need on as many cores as a replica was ever seen to keep busy.
+        """
+        spent = self._spent
+        if self.batches is not None or not spent.held_s:
+            return self.cpu_wait_s
+        alone_s = max(spent.held_s - spent.wait_s, concurrency * spent.used_s / self._cores_most) / spent.calls
+        return service.mean_s - alone_s
 
     def _known(self, expected_s: float | None) -> Service | None:
         if self._samples >= SAMPLES_MIN:
