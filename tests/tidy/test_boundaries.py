@@ -15,6 +15,9 @@ CATCHES_ALL = {
     "replica/__main__.py:live": "the user's close() must not turn a clean stop into a crash",
     "replica/answer.py:answer": "the user's predict: whatever it raises is the answer",
     "replica/answer.py:answer_async": "the user's predict: whatever it raises is the answer",
+    "replica/batch.py:_run": "the user's predict_batch: whatever it raises is the answer",
+    "replica/batch.py:_run_async": "the user's predict_batch: whatever it raises is the answer",
+    "replica/batch.py:_work": "the user's types: their validators run in here",
     "replica/encode.py:_explain": "the user's types, looked into for a message",
     "replica/encode.py:_fault": "the user's types, looked into for a message",
     "replica/encode.py:encode": "the user's types: their properties and serialisers run in here",
@@ -22,7 +25,7 @@ CATCHES_ALL = {
     "replica/load.py:_import_file": "the user's module: whatever it raises is the reason told",
     "replica/load.py:_import_package": "the user's module: whatever it raises is the reason told",
     "replica/load.py:load": "the user's properties and __getattr__, looked at for predict, example and close",
-    "replica/signature.py:_hints": "the user's annotations are expressions that may raise anything",
+    "replica/signature.py:resolved_hints": "the user's annotations are expressions that may raise anything",
     "replica/traces.py:say": "the user's __str__",
     "supervise/child.py:spawn": "closes descriptors, then raises again",
 }

@@ -60,7 +60,10 @@ class Narrator:
         self._forgiving = forgiving or declared.server.reload
         self._began = clock.now()
         self._width = max([len("controller"), *(len(each.name) + 2 for each in declared.backends)])
-        self._waiting = {each.name: each.settings.bounds.min for each in declared.backends}
+        # replicas on a Ray cluster are no processes of the supervisor: whether they serve is asked of the gateway
+        elsewhere = declared.server.engine != "local"
+        self._elsewhere = elsewhere
+        self._waiting = {each.name: 0 if elsewhere else each.settings.bounds.min for each in declared.backends}
         self._backend_of: dict[str, str] = {}
         self._settled: set[str] = set()  # replicas that were ready once, or FAILED
         self._infos: dict[str, Mapping[str, object]] = {}  # backend → what its first ready replica said
@@ -104,8 +107,8 @@ class Narrator:
     def _curl(self, endpoint: EndpointSpec) -> str:
         url = self._url + endpoint.route
         info = next((self._infos[name] for name in endpoint.traffic if name in self._infos), None)
-        if info is not None:
-            return curl_line(url, info)
+        if info is not None or self._elsewhere:
+            return curl_line(url, info or {})
         unmanned = self.unmanned()
         wanted = [each for each in self._declared.backends if each.name in endpoint.traffic]
         if any(each.name in unmanned and each.settings.elastic for each in wanted):

@@ -19,7 +19,7 @@ from muleteer.base.limits import FAILED_STARTS_MAX
 from muleteer.engine import detect, gpus, threads
 from muleteer.engine.port import Capacity, EngineStatistics, ReplicaRequest, ReplicaState, ReplicaStatus
 from muleteer.spec.settings import ServerSettings
-from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus
+from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus, Template
 
 STOP_RANK: Final = 1
 """Replicas stop after the gateway (0) and before the controller (2)."""
@@ -205,8 +205,8 @@ def process_spec(
     }
     return ProcessSpec(
         id=request.id,
-        # -P: a file of the user's named like one of ours, or of the standard library, must not shadow it
-        argv=(sys.executable, "-P", "-m", "muleteer.replica", msgspec.json.encode(config).decode()),
+        argv=_argv(config),
+        template=_template(request, config) if request.settings.share == "preload" else None,
         env=env | ({"CUDA_VISIBLE_DEVICES": on_devices["gpus"]} if on_devices else {}),
         sockets={"link": address},
         labels={
@@ -224,6 +224,17 @@ def process_spec(
         stop_rank=STOP_RANK,
         cwd=request.base_dir if Path(request.base_dir).is_dir() else None,
     )
+
+
+def _argv(config: dict[str, Any]) -> tuple[str, ...]:
+    # -P: a file of the user's named like one of ours, or of the standard library, must not shadow it
+    return (sys.executable, "-P", "-m", "muleteer.replica", msgspec.json.encode(config).decode())
+
+
+def _template(request: ReplicaRequest, config: dict[str, Any]) -> Template:
+    """One for all replicas of a generation. No replica has an id like it: those end in a number."""
+    id = f"{request.backend}-{request.generation}-{request.fingerprint[:8]}.template"
+    return Template(id=id, argv=_argv(config | {"replica": id}))
 
 
 def replica_status(row: ProcessStatus) -> ReplicaStatus:

@@ -32,11 +32,13 @@ from muleteer.telemetry.log import log
 def main() -> None:
     """The whole life of a replica."""
     config, sockets = _read_arguments()
-    _prepare_process(config)
+    _prepare_process()
     control = Control(sockets["control"])
-    control.watch()
+    if "fork" not in sockets:
+        control.watch()
     began = time.monotonic()
     try:
+        _entitle(config, "template" if "fork" in sockets else "replica")
         model = load(
             config.target,
             config.base_dir,
@@ -44,6 +46,14 @@ def main() -> None:
             stage=control.stage,
             notice=lambda text: log("notice", text=text),
         )
+        if "fork" in sockets:
+            from muleteer.replica.template import Template
+
+            forked = Template(sockets["fork"], control).serve(info(model, config.base_dir, time.monotonic() - began))
+            config, sockets, began = forked.config, forked.sockets, time.monotonic()
+            _entitle(config, "replica")
+            control = Control(sockets["control"])
+            control.watch()
         announce = _announcement(model, config, control, began)
         if model.is_async or config.concurrency > 1:
             _serve_async(model, config, sockets["link"], control, announce)
@@ -72,7 +82,7 @@ def _read_arguments() -> tuple[ReplicaConfig, dict[str, socket.socket]]:
     return config, sockets
 
 
-def _prepare_process(config: ReplicaConfig) -> None:
+def _prepare_process() -> None:
     faulthandler.enable()  # SIGABRT dumps every stack to stderr, also while C code holds the GIL
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # while it loads there is nothing to finish
@@ -80,9 +90,12 @@ def _prepare_process(config: ReplicaConfig) -> None:
         del sys.path[0]  # the folder we happened to be started in; the model's own takes its place
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
+
+
+def _entitle(config: ReplicaConfig, kind: str) -> None:
     from setproctitle import setproctitle
 
-    setproctitle(f"muleteer: replica {config.replica}")
+    setproctitle(f"muleteer: {kind} {config.replica}")
 
 
 def _announcement(model: Model, config: ReplicaConfig, control: Control, began: float) -> Callable[[], None]:

@@ -10,6 +10,16 @@ MIB = 1024 * 1024
 Batch = Literal["auto", "off", "list", "stack"]
 
 
+class ForkRequest(msgspec.Struct, frozen=True):
+    """What a template is asked: to become what `argv` says (its last word is a ReplicaConfig), with `env` added to its
+    environment. Descriptors come with it: control channel, output, then one for each of `sockets`.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    sockets: tuple[str, ...]
+
+
 class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One replica of one backend.
 

@@ -19,6 +19,10 @@ class Control:
         self._channel = channel
         self._channel.setblocking(True)
 
+    def close(self) -> None:
+        """Close our end of it."""
+        self._channel.close()
+
     def watch(self) -> None:
         """From now on the end of the supervisor is the end of this process, also while the model runs for ever."""
         threading.Thread(target=self._wait_for_end, name="muleteer-control", daemon=True).start()

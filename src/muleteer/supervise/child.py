@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import msgspec
 
@@ -36,15 +36,19 @@ class Child:
     """One life of a process. Owns the channel and the output.
 
     Attributes:
-        pid: valid until it is reaped; its group has the same number.
+        pid: valid until it is reaped; its group has the same number. None: it is being forked by a template.
+        forks: where to ask it for children, if it is a template.
         started_s: monotonic seconds.
         ready_s: monotonic seconds when it said `ready`, else None.
         said: `(reason, message)` of its own `failed`.
         doomed: `(reason, message)` if we are killing it.
     """
 
-    def __init__(self, pid: int, channel: Channel, output: Output, started_s: float) -> None:
+    def __init__(
+        self, pid: int | None, channel: Channel, output: Output, started_s: float, forks: socket.socket | None = None
+    ) -> None:
         self.pid = pid
+        self.forks = forks
         self.channel = channel
         self.output = output
         self.started_s = started_s
@@ -54,12 +58,16 @@ class Child:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send to the process alone, and wake it if it is stopped (SIGSTOP), so that it can obey."""
+        if self.pid is None:
+            return
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
             os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL to its whole group. Only before it is reaped: the number belongs to it until then."""
+        if self.pid is None:
+            return
         with suppress(ProcessLookupError, PermissionError):  # a setuid grandchild is not ours to end
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -87,29 +95,37 @@ class Child:
         """Close our ends."""
         self.channel.close()
         self.output.close()
+        if self.forks is not None:
+            self.forks.close()
 
 
 def spawn(
     spec: ProcessSpec, sockets: Mapping[str, socket.socket], clock: Clock, make_output: Callable[[int], Output]
 ) -> Child:
     """Start `spec`. `make_output` gets the reading end of its output pipe, and owns it. Raises OSError."""
+    with ExitStack() as handed, ExitStack() as kept:
+        ours, theirs, output_read, output_write = open_ends(handed, kept)
+        given, forks = {"control": theirs, **sockets}, None
+        if spec.forks:
+            forks, given["fork"] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            kept.callback(forks.close)
+            handed.callback(given["fork"].close)
+        pid = _execute(spec, given, output_write)
+        kept.pop_all()
+    return Child(pid, Channel(ours), make_output(output_read), clock.now(), forks)
+
+
+def open_ends(handed: ExitStack, kept: ExitStack) -> tuple[socket.socket, socket.socket, int, int]:
+    """What every child has: control channel (ours, theirs) and output (to read, to write). `handed` closes what was
+    given away, `kept` what is ours: to be emptied once there is a child. Raises OSError.
+    """
     ours, theirs = socket.socketpair()
-    try:
-        output_read, output_write = os.pipe()
-    except OSError:
-        ours.close()
-        theirs.close()
-        raise
-    try:
-        pid = _execute(spec, {"control": theirs, **sockets}, output_write)
-    except BaseException:
-        ours.close()
-        os.close(output_read)
-        raise
-    finally:
-        theirs.close()
-        os.close(output_write)
-    return Child(pid, Channel(ours), make_output(output_read), clock.now())
+    kept.callback(ours.close)
+    handed.callback(theirs.close)
+    output_read, output_write = os.pipe()
+    kept.callback(os.close, output_read)
+    handed.callback(os.close, output_write)
+    return ours, theirs, output_read, output_write
 
 
 def _signal_name(number: int) -> str:

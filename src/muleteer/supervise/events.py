@@ -8,10 +8,10 @@ from muleteer.supervise.process import LastExit
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A process runs. `restarts`: how often it was started before."""
+    """A process runs, or is about to be forked (`pid` None). `restarts`: how often it was started before."""
 
     id: str
-    pid: int
+    pid: int | None
     restarts: int
     labels: dict[str, str]
 

@@ -19,11 +19,12 @@ from muleteer.base.limits import ABORT_DUMP_S, LEAVE_S, PRIORITY_RETRY_S
 from muleteer.supervise import events, messages
 from muleteer.supervise.channel import ChannelFull
 from muleteer.supervise.child import STARVED, Child, spawn
+from muleteer.supervise.fork import ask_for_child
 from muleteer.supervise.loop import Loop, Timer
 from muleteer.supervise.output import LogFile, Output
 from muleteer.supervise.policy import RestartPolicy, Verdict
 from muleteer.supervise.priority import session_gives_way
-from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus
+from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus, Template
 from muleteer.supervise.sockets import listen_unix, remove_socket
 from muleteer.supervise.states import Event, IllegalMove, State, next_state
 
@@ -43,6 +44,8 @@ class Surroundings(msgspec.Struct, frozen=True):
         emit: tells the person in the foreground.
         on_change: the status is another now; called last, when all is consistent.
         on_request: it asks for something about another process; raises WireError if it must not.
+        template_of: the process that this one is to be forked from; it is started if need be. None: nothing is forked
+            here, each process is executed by itself.
     """
 
     loop: Loop
@@ -53,6 +56,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     emit: Callable[[events.Event], None]
     on_change: Callable[[KeptProcess], None]
     on_request: Callable[[KeptProcess, Request], None]
+    template_of: Callable[[KeptProcess, Template], KeptProcess] | None = None
 
 
 class KeptProcess:
@@ -94,29 +98,45 @@ class KeptProcess:
     # orders
 
     def start(self) -> None:
-        """Begin a life. Failing to is treated like a failed start."""
+        """Begin a life. Failing to is treated like a failed start. One that is to be forked waits for its template."""
         self._info = {}
         self._log.write(b"")  # it is there from the start, for those who follow it
-        try:
-            child = spawn(self.spec, self._open_sockets(), self._around.clock, self._make_output)
-        except (OSError, UsageError) as error:
-            self._could_not_start(error)
-            return
-        self.child = child
-        self._lives += 1
-        self._around.loop.watch(child.channel, self._on_control, self._on_writable)
-        self._around.loop.watch(child.output, self._on_output)
-        self._later(self.spec.ready_timeout_s, self._on_ready_timeout)
-        self._give_way()
-        self._around.emit(events.Started(self.spec.id, child.pid, self._lives - 1, self.spec.labels))
-        self._around.on_change(self)
+        template = self._template()
+        if template is not None:
+            self._around.emit(events.Started(self.spec.id, None, self._lives, self.spec.labels))
+            if not template.takes_requests:
+                self._around.on_change(self)
+                return
+        self._begin(template)
+
+    def template_changed(self, template: KeptProcess) -> None:
+        """The process that this one is forked from is in another state."""
+        if self.state is not State.STARTING or self.child is not None:
+            return  # it lives, or does not want to: what becomes of its template is nothing to it
+        if template.takes_requests:
+            self._begin(template)
+        elif template.state in {State.BACKOFF, State.FAILED} and template.status().last_exit is not None:
+            self._last_exit = template.status().last_exit
+            self._end_start(self._policy.start_failed())
+        elif template.state is State.STOPPED:  # it was on its way out when this one asked
+            self.start()
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it is a template that forks now."""
+        return self.state is State.READY and self.child is not None and self.child.forks is not None
 
     def stop(self, *, quick: bool = False) -> None:
         """SIGTERM, grace, SIGKILL; `quick`: SIGKILL. Ends in STOPPED; asking again changes nothing but `quick`."""
         first = self.state is not State.STOPPING
         self._move(Event.STOP)
         child = self.child
+        if child is not None and child.pid is None:
+            self._bury(child)  # the template finds nobody at the other end, and ends what it may have forked
+            child = None
         if child is None:
+            if self.state is State.STOPPING:
+                self._move(Event.GONE)
             self._gone()
             return
         if first:
@@ -200,11 +220,55 @@ class KeptProcess:
         self._move(event)
         self.start()
 
+    def _template(self) -> KeptProcess | None:
+        if self.spec.template is None or self._around.template_of is None:
+            return None
+        return self._around.template_of(self, self.spec.template)
+
+    def _begin(self, template: KeptProcess | None) -> None:
+        forks = None if template is None or template.child is None else template.child.forks
+        try:
+            sockets, clock = self._open_sockets(), self._around.clock
+            if forks is None:
+                child = spawn(self.spec, sockets, clock, self._make_output)
+            else:
+                child = ask_for_child(forks, self.spec, sockets, clock, self._make_output)
+        except (OSError, UsageError) as error:
+            self._could_not_start(error)
+            return
+        self.child = child
+        self._lives += 1
+        self._around.loop.watch(child.channel, self._on_control, self._on_writable)
+        self._around.loop.watch(child.output, self._on_output)
+        self._later(self.spec.ready_timeout_s, self._on_ready_timeout)
+        self._give_way()
+        if child.pid is not None:
+            self._around.emit(events.Started(self.spec.id, child.pid, self._lives - 1, self.spec.labels))
+        self._around.on_change(self)
+
+    def _on_born(self, child: Child, pid: int) -> None:
+        if child.pid is not None or pid <= 1:
+            raise WireError(f"{self.spec.id} cannot be born as {pid}")
+        child.pid = pid
+        self.send(messages.Known())
+        self._give_way()
+        self._around.on_change(self)
+
+    def _not_born(self, child: Child, reason: str, verdict: Verdict) -> None:
+        """There is no process, and there will be none."""
+        self._bury(child)
+        self._last_exit = LastExit(reason=reason, message="its template did not fork it", log_tail=child.output.tail)
+        self._end_start(verdict)
+
     def _could_not_start(self, error: OSError | UsageError) -> None:
         starved = isinstance(error, OSError) and error.errno in STARVED
         self._last_exit = LastExit(reason="spawn_failed", message=str(error))
+        self._end_start(self._policy.starved() if starved else self._policy.start_failed())
+
+    def _end_start(self, verdict: Verdict) -> None:
+        assert self._last_exit is not None, "set by the caller"
         self._around.emit(events.Exited(self.spec.id, self._last_exit))
-        self._follow(self._policy.starved() if starved else self._policy.start_failed())
+        self._follow(verdict)
 
     def _gone(self) -> None:
         self._close()
@@ -214,6 +278,9 @@ class KeptProcess:
     def _doom(self, reason: str, message: str, *, dump: bool) -> None:
         child = self.child
         if child is None or child.doomed is not None:
+            return
+        if child.pid is None:
+            self._not_born(child, reason, self._policy.start_failed())
             return
         child.doomed = (reason, message)
         if dump:
@@ -233,7 +300,9 @@ class KeptProcess:
             return
         for message in received:
             self._take(child, message)
-        if not child.channel.open:
+        if not child.channel.open and child.pid is None:
+            self._not_born(child, "spawn_failed", self._policy.starved())
+        elif not child.channel.open:
             self._around.loop.forget(child.channel)
             self._later(LEAVE_S, lambda: self._doom("protocol", "closed its control channel and stayed", dump=True))
 
@@ -244,6 +313,8 @@ class KeptProcess:
             message = messages.parse(raw)
             if isinstance(message, messages.Stage):
                 self._around.emit(events.Stage(self.spec.id, message.stage, message.seconds))
+            elif isinstance(message, messages.Born):
+                self._on_born(child, message.pid)
             elif isinstance(message, messages.Ready):
                 self._on_ready(child, message)
             elif isinstance(message, messages.Failed):
@@ -317,7 +388,8 @@ class KeptProcess:
         return Output(fd, self._log, lambda text: self._around.emit(events.Output(self.spec.id, text)))
 
     def _give_way(self) -> None:
-        if self.child is not None and self.spec.nice and not session_gives_way(self.child.pid, self.spec.nice):
+        pid = None if self.child is None else self.child.pid
+        if pid is not None and self.spec.nice and not session_gives_way(pid, self.spec.nice):
             self._later(PRIORITY_RETRY_S, self._give_way)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:

@@ -26,6 +26,12 @@ class Ready(msgspec.Struct, frozen=True, tag_field="type", tag="ready"):
     info: dict[str, object] = {}
 
 
+class Born(msgspec.Struct, frozen=True, tag_field="type", tag="born"):
+    """The first word about a process that was forked from a template: its number."""
+
+    pid: int
+
+
 class Failed(msgspec.Struct, frozen=True, tag_field="type", tag="failed"):
     """Why it is about to exit."""
 
@@ -81,7 +87,11 @@ class ProcessMessage(msgspec.Struct, frozen=True, tag_field="type", tag="process
     process: ProcessStatus
 
 
-ChildMessage = Stage | Ready | Failed | Abort | Notice | Ensure | Remove | Retry | Shutdown
+class Known(msgspec.Struct, frozen=True, tag_field="type", tag="known"):
+    """To a process that was forked: its number is noted, it may go on."""
+
+
+ChildMessage = Born | Stage | Ready | Failed | Abort | Notice | Ensure | Remove | Retry | Shutdown
 
 
 def parse(message: dict[str, Any]) -> ChildMessage:

@@ -7,6 +7,19 @@ from typing import Literal
 import msgspec
 
 
+class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The process that another is forked from, so that both share memory. The supervisor keeps it alive as long as one
+    names it that is not to stop; of all that name the same `id` the first says how it is started.
+
+    Attributes:
+        id: as of any process.
+        argv: program and arguments.
+    """
+
+    id: str
+    argv: tuple[str, ...]
+
+
 class ProcessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One process to keep alive under a name.
 
@@ -24,6 +37,9 @@ class ProcessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         nice: its priority against others, 0 to 19, of which 0 has the most time when cores are short.
         oom_score: how much sooner than the supervisor the kernel takes it when memory runs out, 0 to 1000.
         stop_rank: on shutdown lower ranks stop first, and are gone before the next rank is told.
+        cwd: where it starts; None: where the supervisor did.
+        template: it is forked from that process and gets `argv` from it as a message, instead of being executed.
+        forks: it is a template itself, and gets a socket `fork` on which it is asked for children.
     """
 
     id: str
@@ -38,6 +54,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     oom_score: int = 0
     stop_rank: int = 0
     cwd: str | None = None
+    template: Template | None = None
+    forks: bool = False
 
 
 class LastExit(msgspec.Struct, frozen=True, kw_only=True):

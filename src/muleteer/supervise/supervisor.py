@@ -19,7 +19,7 @@ from muleteer.supervise.kept import KeptProcess, Request, Surroundings
 from muleteer.supervise.loop import Loop
 from muleteer.supervise.oom import OomWitness, counter_files
 from muleteer.supervise.orphans import children_of, kill_orphans
-from muleteer.supervise.process import ProcessSpec
+from muleteer.supervise.process import ProcessSpec, Template
 from muleteer.supervise.rundir import RunDirectory
 from muleteer.supervise.states import State
 
@@ -30,6 +30,7 @@ SUPERVISOR = "supervisor"
 """The id of notices of our own."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")  # names a file; longer than any name of a backend
+_LEAVING = frozenset({State.STOPPING, State.STOPPED})
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONE_SIGNAL_S = 0.2  # `timeout` and some shells send the same signal twice: to the process and to its group
 
@@ -90,6 +91,7 @@ class Supervisor:
             self._emit,
             self._on_change,
             self._on_request,
+            self._template_of,
         )
         self._table: dict[str, KeptProcess] = {}
         self._stopping_since: float | None = None
@@ -214,9 +216,52 @@ class Supervisor:
             process = self._table[spec.id] = KeptProcess(spec, self._around)
             process.start()
 
+    def _template_of(self, process: KeptProcess, template: Template) -> KeptProcess:
+        """It runs as the process that asks for it: what holds for that one holds for all that it forks."""
+        if template.id not in self._table:
+            self._ensure(
+                msgspec.structs.replace(
+                    process.spec,
+                    id=template.id,
+                    argv=template.argv,
+                    sockets={},
+                    labels={"template_of": process.spec.labels.get("backend", process.spec.id)},
+                    template=None,
+                    forks=True,
+                )
+            )
+        found = self._table[template.id]
+        if found.state is State.FAILED:
+            found.retry()
+        return found
+
+    def _tell_forked(self, template: KeptProcess) -> None:
+        for process in tuple(self._table.values()):
+            if process.spec.template is not None and process.spec.template.id == template.spec.id:
+                process.template_changed(template)
+
+    def _end_unused(self, template: Template) -> None:
+        found = self._table.get(template.id)
+        staying = [process.spec.template for process in self._table.values() if process.state not in _LEAVING]
+        if (
+            found is not None
+            and found.state not in _LEAVING
+            and all(used is None or used.id != template.id for used in staying)
+        ):
+            found.stop()
+
     def _on_change(self, process: KeptProcess) -> None:
         if process.state is State.STOPPED:
             del self._table[process.spec.id]
+        self._tell_controller(process)
+        if self._stopping_since is not None:
+            return  # everything goes, in its order
+        if process.spec.forks:
+            self._tell_forked(process)
+        elif process.spec.template is not None and process.state in _LEAVING:
+            self._end_unused(process.spec.template)
+
+    def _tell_controller(self, process: KeptProcess) -> None:
         controller = self._table.get(CONTROLLER)
         if controller is None:
             return
