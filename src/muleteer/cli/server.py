@@ -34,11 +34,14 @@ from muleteer.supervise.supervisor import Supervisor
 
 GATEWAY = "gateway-0"
 CONTROLLER = "controller"
+RAY = "ray"
 HTTP = "http"
 ADMIN_TCP = "admin_tcp"
 """Names of listening sockets, for the supervisor and for MULETEER_FDS."""
 _MARGIN_S = 2.0
 """What a gateway may need over drain delay and grace, before it is killed."""
+_MARGIN_RAY_S = 20.0
+"""What ending actors may need over the grace of their replicas."""
 
 
 class Task(NamedTuple):
@@ -168,7 +171,9 @@ class Server:
 
 
 def processes(server: ServerSettings) -> tuple[ProcessSpec, ...]:
-    """Controller and gateway; the controller asks for the replicas. `-P`: files of the user must not shadow ours."""
+    """Controller, gateway, and the bridge to a Ray cluster if there is one; the controller asks for the replicas. `-P`:
+    files of the user must not shadow ours.
+    """
     run_dir = server.run_dir
     config = {
         "name": GATEWAY,
@@ -178,6 +183,7 @@ def processes(server: ServerSettings) -> tuple[ProcessSpec, ...]:
         "debug": server.debug,
     }
     return (
+        *([_ray_bridge(server)] if server.engine == "ray" else []),
         ProcessSpec(
             id=CONTROLLER,
             argv=_module("muleteer.control", {"run_dir": run_dir}),
@@ -194,6 +200,19 @@ def processes(server: ServerSettings) -> tuple[ProcessSpec, ...]:
             grace_s=server.drain_delay + server.grace + _MARGIN_S,
             stop_rank=0,
         ),
+    )
+
+
+def _ray_bridge(server: ServerSettings) -> ProcessSpec:
+    """Between controller and cluster. It stops where replicas do, and ends them."""
+    return ProcessSpec(
+        id=RAY,
+        argv=_module(
+            "muleteer.engine.ray", {"address": server.ray_address, "private": [server.run_dir, server.state_dir]}
+        ),
+        sockets={"engine": f"unix:{server.run_dir}/ray.sock"},
+        grace_s=server.grace + _MARGIN_RAY_S,
+        stop_rank=1,
     )
 
 

@@ -33,6 +33,7 @@ from muleteer.telemetry.log import log
 if TYPE_CHECKING:
     from muleteer.control.explain import Explanation
     from muleteer.control.status import Server
+    from muleteer.engine.ray.engine import RayEngine
 
 ADMIN, ADMIN_TCP = "admin", "admin_tcp"
 """Names of the listening sockets in MULETEER_FDS; the second only where the admin API has a port."""
@@ -60,7 +61,7 @@ class ControlProcess:
         self._processes: dict[str, ProcessStatus] = {}
         self._declaration = declaration
         self._channel = LineStream(self._receive, self._supervisor_gone)
-        self._engine = LocalEngine(self._channel.send, config.run_dir, declaration.server)
+        self._engine = self._make_engine()
         clock = MonotonicClock()
         self._controller = Controller(
             declaration.declared,
@@ -84,6 +85,22 @@ class ControlProcess:
         )
         self.commands = Commands(declaration, self.rolling, self._controller.declare)
         self._admin = AdminServer(_listeners(sockets, declaration), self, self._admin_failed)
+
+    def _make_engine(self) -> LocalEngine | RayEngine:
+        run_dir, server = self._config.run_dir, self._declaration.server
+        if server.engine == "local":
+            return LocalEngine(self._channel.send, run_dir, server)
+        from muleteer.engine.ray.engine import RayEngine
+        from muleteer.engine.ray.key import keep_key
+
+        key = keep_key([Path(server.state_dir or run_dir), Path(run_dir)])
+        return RayEngine(f"{run_dir}/ray.sock", key, self._report_ray)
+
+    def _report_ray(self, text: str) -> None:
+        if text:
+            self._declaration.problems.begin("ray", text)
+        else:
+            self._declaration.problems.end("ray")
 
     async def run(self) -> None:
         """Control until SIGTERM."""

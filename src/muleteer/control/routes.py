@@ -85,7 +85,7 @@ def _backend(
         unavailable=_unavailable(replicas, refused=refused, sleeps=sleeps),
         start_s=start_s if sleeps else None,
         replicas=tuple(
-            ReplicaAddress(replica.id, replica.address)
+            ReplicaAddress(replica.id, replica.address, replica.secret)
             for replica in replicas
             if replica.state in _ROUTED and replica.address
         ),

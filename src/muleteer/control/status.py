@@ -234,6 +234,7 @@ def _replica(replica: ReplicaStatistics, views: list[_Backend]) -> dict[str, Any
         "rss_bytes": replica.rss_bytes,
         "generation": status.generation,
         "address": status.address,
+        "node": status.node,
     }
 
 

@@ -22,9 +22,10 @@ ENGINE = "engine"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the command line holds. `address`: None: as Ray finds one."""
+    """What the command line holds. `address`: None: as Ray finds one. `private`: folders that are never uploaded."""
 
     address: str | None = None
+    private: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -51,9 +52,15 @@ async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
     def take_signals() -> None:
         loop.add_signal_handler(signal.SIGTERM, serving.cancel)
 
-    cluster = Cluster(config.address)
-    bridge = Bridge(sockets[ENGINE], cluster, machine=machine(), clock=MonotonicClock(), on_joined=take_signals)
     reader, writer = await asyncio.open_unix_connection(sock=sockets["control"])
+    bridge = Bridge(
+        sockets[ENGINE],
+        Cluster(config.address, config.private),
+        machine=machine(),
+        clock=MonotonicClock(),
+        on_joined=take_signals,
+        notice=lambda text: writer.write(encode_line({"type": "notice", "text": text})),
+    )
     asyncio.ensure_future(_leave_with(reader))  # noqa: RUF006  it ends this process
     serving = asyncio.ensure_future(bridge.run())
     take_signals()

@@ -35,6 +35,7 @@ class Bridge:
         cluster: not yet connected.
         machine: see `Placed`.
         on_joined: called when Ray's library is in this process: it takes over signals.
+        notice: says one line to the person in the foreground.
     """
 
     def __init__(
@@ -45,12 +46,15 @@ class Bridge:
         machine: str,
         clock: Clock,
         on_joined: Callable[[], None],
+        notice: Callable[[str], None],
     ) -> None:
         self._listener = listener
         self._cluster = cluster
         self._machine = machine
         self._clock = clock
         self._on_joined = on_joined
+        self._notice = notice
+        self._ending = False
         self._controller: Lines | None = None
         self._instance = ""
         self._key = b""
@@ -76,9 +80,8 @@ class Bridge:
             server.close()
 
     async def stop_all(self) -> None:
-        """The server ends: so do its replicas."""
-        if not self._adopted:
-            return
+        """The server ends: so do its replicas. None is started any more."""
+        self._ending = True
         await asyncio.gather(*(placed.stop(self._grace_s.get(id, 0.0)) for id, placed in list(self._table.items())))
 
     # Ray
@@ -152,7 +155,11 @@ class Bridge:
         self._told.pop(placed.id, None)
 
     def _tell(self, status: ReplicaStatus) -> None:
+        _, before = self._told.get(status.id, (0.0, None))
         self._told[status.id] = (self._clock.now(), status)
+        news = news_of(before, status)
+        if news is not None and not self._ending:
+            self._notice(news)
         if self._adopted:
             self._send({"type": "replica", "replica": msgspec.to_builtins(status)})
 
@@ -207,13 +214,15 @@ class Bridge:
 
     def _start(self, request: ReplicaRequest) -> None:
         self._grace_s[request.id] = request.grace_s
-        if request.id not in self._table:
+        if request.id not in self._table and not self._ending:
             self._add(request.id, request=request)
 
     def _say_problem(self, text: str) -> None:
         if text != self._problem:
             self._problem = text
             log("problem", text=text) if text else log("problem over")
+            if text:
+                self._notice(text)
             self._send({"type": "problem", "text": text})
 
     def _say_cluster(self) -> None:
@@ -234,3 +243,15 @@ class Bridge:
         self._tasks.discard(task)
         if not task.cancelled():
             task.result()  # a fault of ours ends this process, and its successor adopts what runs
+
+
+def news_of(before: ReplicaStatus | None, status: ReplicaStatus) -> str | None:
+    """One line on a change that a person wants to hear of."""
+    if before is not None and (before.state, before.last_exit) == (status.state, status.last_exit):
+        return None
+    if status.state == "ready":
+        return f"{status.id} ready on node {status.node}"
+    if status.state in ("backoff", "failed") and status.last_exit is not None:
+        why = status.last_exit.message or status.last_exit.reason
+        return f"{status.id} {'FAILED: ' if status.state == 'failed' else ''}{why}"
+    return None

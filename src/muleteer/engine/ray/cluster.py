@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -54,10 +54,12 @@ class Cluster:
 
     Args:
         address: as `ray.init` takes it; None: `RAY_ADDRESS`, else a cluster that runs on this machine.
+        private: folders that are never uploaded, wherever they lie.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, private: Sequence[str] = ()) -> None:
         self.address = address if address is not None else "auto"
+        self._private = private
         self._threads = ThreadPoolExecutor(_THREADS, "muleteer-ray")
 
     async def connect(self) -> None:
@@ -76,7 +78,7 @@ class Cluster:
         """The actor that keeps `request`, placed or not; one of its name that exists is it. Raises Refused,
         Unreachable.
         """
-        return await self._call(partial(_create, request, secret, instance), RAY_CONNECT_S)
+        return await self._call(partial(_create, request, secret, instance, self._private), RAY_CONNECT_S)
 
     async def kill(self, handle: Any) -> None:
         """End it for good, placed or not. Raises Unreachable."""
@@ -179,10 +181,10 @@ def _find(instance: str) -> dict[str, Any]:
     return found
 
 
-def _create(request: ReplicaRequest, secret: str, instance: str) -> Any:
+def _create(request: ReplicaRequest, secret: str, instance: str, private: Sequence[str]) -> Any:
     import ray
 
-    runtime_env, shipped = _runtime_env(request)
+    runtime_env, shipped = _runtime_env(request, private)
     config = {
         "version": __version__,
         "request": msgspec.to_builtins(request),
@@ -203,7 +205,7 @@ def _create(request: ReplicaRequest, secret: str, instance: str) -> Any:
     ).remote(msgspec.json.encode(config).decode())
 
 
-def _runtime_env(request: ReplicaRequest) -> tuple[dict[str, Any], bool]:
+def _runtime_env(request: ReplicaRequest, private: Sequence[str]) -> tuple[dict[str, Any], bool]:
     """What Ray is to prepare on the node, folders uploaded under a hash of their content; and whether the model's
     folder is the working directory there. It is, unless `working_dir` is null: then every node has it already.
     """
@@ -215,6 +217,8 @@ def _runtime_env(request: ReplicaRequest) -> tuple[dict[str, Any], bool]:
     if folder is not None:
         local = Path(request.base_dir, folder)
         asked["working_dir"] = str(local) if local.exists() else folder
+        inside = [Path(each).relative_to(local) for each in private if Path(each).is_relative_to(local)]
+        asked["excludes"] = [*asked.get("excludes", ()), *(f"/{each}" for each in inside)]
     scratch = os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - Ray puts a zip of a random name there
     if "working_dir" in asked:
         asked = upload_working_dir_if_needed(asked, include_gitignore=True, scratch_dir=scratch)
