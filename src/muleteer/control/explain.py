@@ -14,6 +14,7 @@ from muleteer.base.limits import SAMPLES_MIN
 from muleteer.control.controller import ControllerStatistics
 from muleteer.control.fleet import BackendStatistics
 from muleteer.control.queueing import Service
+from muleteer.control.reasons import explained
 from muleteer.control.sizing import QUANTILE, BatchCurve, Workload, needed, one_more, response
 from muleteer.control.sizing_view import SizingView
 from muleteer.control.status import GatewayView, backend_reason, backend_state, gateway_view
@@ -121,13 +122,13 @@ def explain_named(
     if spec is None or backend is None:
         return None
     views = [gateway_view(told) for told in gateways.values() if told is not None]
-    return explain(spec, backend, views, controller.sizings.get(name))
+    return explain(spec, backend, views, controller.sizings.get(name) or explained(spec, None, None, None))
 
 
 def explain(
-    spec: BackendSpec, backend: BackendStatistics, gateways: Iterable[GatewayView], view: SizingView | None
+    spec: BackendSpec, backend: BackendStatistics, gateways: Iterable[GatewayView], view: SizingView
 ) -> Explanation:
-    """One backend, from its declaration, its replicas, what gateways count, and the last decision (None: not yet)."""
+    """One backend, from its declaration, its replicas, what gateways count, and the last decision."""
     queues = [each.backends[spec.name].queue for each in gateways if spec.name in each.backends]
     staying = [replica for replica in backend.replicas if not replica.leaving]
     ready = sum(replica.status.state == "ready" for replica in staying)
@@ -137,34 +138,32 @@ def explain(
         state=backend_state(backend),
         ready=ready,
         wanted=backend.wanted,
-        limited_by=view.limited_by if view is not None else "start",
+        limited_by=view.limited_by,
         queued=sum(queue.depth for queue in queues),
         queue_bound=sum(queue.bound for queue in queues),
-        batch_max=view.batch.size_max if view is not None and view.batch is not None else 1,
+        batch_max=view.batch.size_max if view.batch is not None else 1,
         sentences=sentences(spec.settings, ready, backend.wanted, trouble, view),
         numbers=_numbers(view),
     )
 
 
 def sentences(
-    settings: BackendSettings, ready: int, wanted: int, trouble: str | None, view: SizingView | None
+    settings: BackendSettings, ready: int, wanted: int, trouble: str | None, view: SizingView
 ) -> tuple[Sentence, ...]:
     """The words. `trouble`: why replicas do not start."""
     found = [Sentence("trouble", trouble.strip().partition("\n")[0])] if trouble else []
-    if view is None:
-        return (*found, Sentence("replicas", f"{_running(ready, wanted)}; nothing was decided yet"))
     found.append(Sentence("replicas", _replicas(settings, ready, wanted, view)))
     if view.elastic:
         found.append(Sentence("limit", LIMITS.get(view.limited_by, view.limited_by)))
     found.append(Sentence("measured", _measured(settings, view)))
-    if view.workload is not None and view.wanted and view.rate > 0:
+    if view.workload is not None and view.samples >= SAMPLES_MIN and view.wanted and view.rate > 0:
         found.append(Sentence("expected", _expected(view, view.workload)))
     if more := _one_more(view):
         found.append(Sentence("one more", more))
     if view.grant is not None and view.grant.reason:
         found.append(Sentence("budget", view.grant.reason))
     found += [
-        Sentence("queue", view.queue_reason or "not known yet: it follows from how long calls take"),
+        Sentence("queue", view.queue_reason or "how many calls may wait follows from how long they take"),
         Sentence("batch", _batch(settings, view)),
         Sentence("idle", _idle(view)),
         Sentence("memory", _memory(settings, view)),
@@ -184,16 +183,14 @@ def _replicas(settings: BackendSettings, ready: int, wanted: int, view: SizingVi
     if wanted == ready == 0 and view.min == 0:
         running = "none runs: it sleeps, and a call wakes it" if view.max else "none runs: none is declared"
     if view.elastic:
-        held = f" (grants leave {view.wanted})" if view.wanted != view.replicas else ""
+        held = f"; the budget leaves {view.wanted}" if view.wanted != view.replicas else ""
         return f"{running}. {view.reason}{held}"
-    return f"{running}: the number is declared. {_advice(settings, view)}".rstrip()
+    return f"{running}: that number is declared. {_advice(settings, view)}"
 
 
 def _advice(settings: BackendSettings, view: SizingView) -> str:
     """What would be enough or too much where the number is fixed."""
-    if view.advice:
-        return view.advice
-    if view.workload is None:
+    if view.workload is None or view.samples < SAMPLES_MIN:
         return "What would be enough is known once calls were measured"
     if not view.rate:
         return "No calls come, so any number is enough"
@@ -202,25 +199,28 @@ def _advice(settings: BackendSettings, view: SizingView) -> str:
     )
     need = needed(view.workload, view.rate, target_s)
     what = f"{why} {format_seconds(target_s)} at {format_rate(view.rate)}"
+    sized = f". Sizing would plan {view.advice}" if view.advice else ""
     if not need.attainable:
-        return f"No number keeps {what}"
+        return f"No number keeps {what}{sized}"
     if need.replicas > view.replicas:
-        return f"Too few for {what}: {need.replicas} would be enough"
+        return f"Too few for {what}: {need.replicas} would be enough{sized}"
     if need.replicas < view.replicas:
-        return f"More than needed for {what}: {need.replicas} would be enough"
-    return f"Just enough for {what}"
+        return f"More than needed for {what}: {need.replicas} would be enough{sized}"
+    return f"Just enough for {what}{sized}"
 
 
 def _measured(settings: BackendSettings, view: SizingView) -> str:
     workload = view.workload
     if workload is None:
-        assumed = (
-            f"a call is expected to take {format_seconds(settings.expected)}, as declared"
-            if settings.expected is not None
-            else "a call is assumed to take as long as the warm-up with `example`, if there is one"
-        )
-        return f"nothing yet: until {SAMPLES_MIN} calls were answered, {assumed}"
+        told = "what the warm-up with `example` takes"
+        if settings.expected is not None:
+            told = f"`expected`, {format_seconds(settings.expected)},"
+        return f"nothing yet: until {SAMPLES_MIN} calls were answered, {told} counts"
     service = workload.service
+    if view.samples < SAMPLES_MIN:
+        told = "`expected`" if settings.expected is not None else "the warm-up"
+        calls = f"{view.samples} of {SAMPLES_MIN} calls that are needed"
+        return f"{calls}; until then {told} counts: a call is assumed to take {_time(service.mean_s)}"
     text = (
         f"{format_rate(view.rate)}; a call takes {_time(service.mean_s)} (mean), {_time(service.quantile(QUANTILE))} "
         f"(p99), variation c² {service.scv:.2g}"
@@ -244,7 +244,7 @@ def _expected(view: SizingView, workload: Workload) -> str:
 
 def _one_more(view: SizingView) -> str:
     if view.one_more:
-        return view.one_more
+        return f"planned like that, {view.one_more}" if view.one_more.startswith("with ") else view.one_more
     if view.workload is None or not view.rate:
         return ""
     return one_more(view.workload, view.wanted, view.rate, 1.0, view.room.cores)
@@ -254,7 +254,7 @@ def _batch(settings: BackendSettings, view: SizingView) -> str:
     if view.batch is None:
         if settings.batch == "off":
             return "one by one: batches are switched off"
-        return "one by one: the model takes no batches, or none of its replicas was ready yet"
+        return "one by one: no batch was sent yet; the model may not take any"
     wait = f"; an incomplete one waits {format_seconds(view.batch.wait_s)}" if view.batch.wait_s else ""
     return f"{view.batch.reason}{wait}"
 
@@ -284,9 +284,7 @@ def _start(view: SizingView) -> str:
     return f"{_time(view.start_s)} from a demand to the first call"
 
 
-def _numbers(view: SizingView | None) -> Numbers:
-    if view is None:
-        return Numbers(rate=0.0)
+def _numbers(view: SizingView) -> Numbers:
     workload = view.workload
     if workload is None:
         return Numbers(rate=view.rate, start_s=view.start_s, target_s=view.target_s)

@@ -13,8 +13,16 @@ from muleteer.control.warmth import idle_reason, idle_s
 from muleteer.spec.settings import BackendSpec
 
 
-def explained(spec: BackendSpec, sized: Sized | None, measure: Measure | None, start_s: float | None) -> SizingView:
-    """All but what the budget says."""
+def explained(
+    spec: BackendSpec,
+    sized: Sized | None,
+    measure: Measure | None,
+    start_s: float | None,
+    *,
+    memory_bytes: int = 0,
+    now: float = 0.0,
+) -> SizingView:
+    """All but what the budget says. `memory_bytes`: of one replica, `now`: for a backend that nothing sizes."""
     settings = spec.settings
     bounds = settings.bounds
     wanted = bounds.min if sized is None else sized.wanted
@@ -40,8 +48,16 @@ def explained(spec: BackendSpec, sized: Sized | None, measure: Measure | None, s
             found["advice"] = sizing.reason
     elif settings.elastic:
         found |= {"reason": f"{wanted}: no call was seen yet", "limited_by": "start"}
+    elif measure is not None:
+        found["rate"] = measure.frequency(now)
+        found["workload"] = measure.workload(
+            concurrency=settings.concurrency,
+            expected_s=settings.expected,
+            memory_bytes=memory_bytes,
+            startup_s=UNKNOWN_START_S if start_s is None else start_s,
+        )
     if measure is not None:
-        found |= _waiting(spec, measure)
+        found |= _waiting(spec, measure) | {"samples": measure.samples}
     if settings.elastic and not bounds.min:
         startup_s = start_s if start_s is not None else UNKNOWN_START_S
         declared = settings.idle is not None

@@ -34,7 +34,7 @@ class SizingView(msgspec.Struct, frozen=True, kw_only=True):
         target_s: the p99 that is aimed at; None if there is none to aim at.
         target_reason: whether it was declared, or what it follows from.
         rate: calls/s now.
-        workload: as measured; None before anything was.
+        workload: as measured; of fewer than SAMPLES_MIN `samples` as guessed; None where not even that is possible.
         room: what the budget leaves.
         grant: what the budget gives; None where it was not asked.
         queue_bound, queue_reason: how many calls may wait, and why.
@@ -57,6 +57,7 @@ class SizingView(msgspec.Struct, frozen=True, kw_only=True):
     target_reason: str = ""
     rate: float = 0.0
     workload: Workload | None = None
+    samples: int = 0
     room: Room = Room()
     grant: Grant | None = None
     queue_bound: int = 0
