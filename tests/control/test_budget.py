@@ -80,7 +80,7 @@ def test_nobody_is_given_up_for_a_backend_that_nobody_calls() -> None:
 def test_whom_nobody_may_give_up(change: dict[str, object]) -> None:
     found = allocate([wants("a"), wants("b", waited_s=9.0)], [holds("a", **change)], machine(1))
     assert found.victims == ()
-    assert "b" in found.refused
+    assert ("b" in found.refused) == ("busy" in change), "the others will have served their time soon"
 
 
 def test_a_declared_minimum_is_kept_and_is_made_room_for() -> None:
@@ -101,10 +101,20 @@ def test_of_two_idle_ones_only_what_is_beyond_the_minimum_goes() -> None:
 
 def test_a_refusal_says_when_to_come_back() -> None:
     held = [holds("a", ready_s=0.5)]
-    found = allocate([wants("a", startup_s=2.0), wants("b", waited_s=1.0)], held, machine(1))
-    assert found.refused["b"].retry_s == pytest.approx(residence_s(2.0) - 0.5)
+    found = allocate([wants("a", startup_s=20.0), wants("b", waited_s=1.0)], held, machine(1))
+    assert found.refused["b"].retry_s == pytest.approx(residence_s(20.0) - 0.5)
     found = allocate([wants("b", waited_s=1.0, memory_bytes=2 * GB)], [], machine(1))
     assert found.refused["b"].retry_s is None
+
+
+def test_those_who_would_wait_for_the_same_room_for_too_long_are_refused() -> None:
+    held = [holds("a", ready_s=2.0), holds("b", ready_s=0.0)]
+    asleep = [wants(name, waited_s=waited) for name, waited in (("x", 3.0), ("y", 2.0), ("z", 1.0))]
+    found = allocate([wants("a", startup_s=2.0), wants("b", startup_s=2.0), *asleep], held, machine(2))
+    assert set(found.refused) == {"z"}, "there is room for two of them within seconds"
+    held[1] = msgspec.structs.replace(held[1], busy=True)
+    found = allocate([wants("a", startup_s=2.0), wants("b", startup_s=2.0), *asleep], held, machine(2))
+    assert set(found.refused) == {"y", "z"}
 
 
 def test_a_busy_backend_gives_back_what_is_beyond_its_fair_share() -> None:
@@ -141,12 +151,15 @@ def test_models_of_unknown_size_start_one_by_one_when_memory_is_short() -> None:
     demands = [wants(name, known=False, waited_s=1.0) for name in "abc"]
     found = allocate(demands, [], machine(3.5))
     assert counts(found) == {"a": 1, "b": 0, "c": 0}
-    roomy = allocate(demands, [], machine(6))
-    assert counts(roomy) == {"a": 1, "b": 1, "c": 1}, "half of it stays free"
+    assert counts(allocate(demands, [], machine(4))) == {"a": 1, "b": 1, "c": 0}, "each could be twice as large"
+    assert counts(allocate(demands, [], machine(6))) == {"a": 1, "b": 1, "c": 1}
     found = allocate(demands, [holds("x", state="starting", known=False, reserved_bytes=GB)], machine(3.5))
     assert counts(found) == {"a": 0, "b": 0, "c": 0}
     assert found.grants["a"].limited_by == "start"
     assert found.refused == {}, "they wait for it to be measured"
+    slow = [wants(name, known=False, waited_s=1.0, startup_s=4.0) for name in "abc"]
+    found = allocate(slow, [holds("x", state="starting", known=False, reserved_bytes=GB)], machine(2.5))
+    assert set(found.refused) == {"c"}, "it would wait for two starts before its own"
 
 
 def test_a_start_holds_what_was_set_aside_until_it_is_measured() -> None:

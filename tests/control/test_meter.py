@@ -122,7 +122,7 @@ def test_growth_is_seen_at_the_next_look_and_rest_costs_no_second_one() -> None:
 def test_a_kind_is_reserved_as_declared_else_as_measured_else_as_guessed() -> None:
     ledger, budget = Ledger(), Budget(10**10, 4)
     assert not ledger.reservation("f00", None, budget).known
-    assert ledger.reservation("f00", None, Budget(8 * MB, 1)).memory_bytes == MB, "a small machine can try it"
+    assert ledger.reservation("f00", None, Budget(8 * MB, 1)).memory_bytes == MB, "a small machine can try it too"
     assert ledger.reservation("f00", 7, budget) == (7, True)
     ledger.observe("f00", 100, 1.0)
     ledger.observe("f00", 60, 1.0)
@@ -131,6 +131,9 @@ def test_a_kind_is_reserved_as_declared_else_as_measured_else_as_guessed() -> No
     assert 98 <= size <= 100, "what it needed once"
     ledger.observe("f00", 60, 3600.0)
     assert ledger.reservation("f00", None, budget).memory_bytes == 60, "is forgotten in time"
+    for size in (10, 20, 30):
+        ledger.observe(f"f{size}", size * MB, 1.0)
+    assert ledger.reservation("f99", None, budget) == (30 * MB, False), "what most of them need"
     ledger.keep(frozenset())
     assert not ledger.reservation("f00", None, budget).known
 

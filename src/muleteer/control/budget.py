@@ -8,7 +8,8 @@ Laws, held by the tests:
 3. A replica is given up only for calls that wait, for a declared minimum or for an update; first the least valuable
    idle ones (`warmth`), then those that a backend holds beyond its fair share (`share`), which end their calls first.
 4. One that became ready serves at least `residence_s` of its start-up time before it is given up. So two models that
-   take turns on room for one spend at most a third of the time loading.
+   take turns on room for one spend at most a third of the time loading. Calls wait for that if it is over within
+   ROOM_S_MAX; else, and where all room is in use, they are refused.
 5. When replicas have grown beyond the budget, idle ones go at once, residence or not; if that is not enough, the one
    furthest beyond what it declared (or what was set aside for it) is replaced: drained first, there is no room for
    two.
@@ -17,7 +18,7 @@ Laws, held by the tests:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -27,12 +28,14 @@ from muleteer.spec.units import format_bytes
 
 RESIDENCE_STARTS = 2.0
 RESIDENCE_S_MIN = 1.0
+ROOM_S_MAX = 5.0
+"""Calls wait this long for room, beside the start itself; whoever waits more is better told to come back."""
 RECENT_S = 5.0
 """A backend counts as used for so long after its last call: what it holds is its fair share then."""
 CORES_OVER = 1.05
 """Measured cores beyond the budget by less than this are noise."""
-ROOMY_SHARE = 0.5
-"""Replicas of unknown size start beside one another only while this part of the memory stays free."""
+UNKNOWN_FACTOR = 2
+"""Replicas of unknown size start beside one another while there would be room for this many times what was guessed."""
 
 
 def residence_s(startup_s: float) -> float:
@@ -153,7 +156,7 @@ def allocate(demands: Sequence[Demand], holdings: Sequence[Holding], budget: Bud
     return Allocation(
         grants={demand.backend: machine.grant(demand) for demand in demands},
         victims=tuple(machine.victims),
-        refused={demand.backend: refusal for demand in demands if (refusal := machine.refusal(demand)) is not None},
+        refused=machine.refusals(_first(demands)),
         drain_first=frozenset(machine.drain_first),
         problem=problem,
     )
@@ -163,12 +166,17 @@ def _turns(demands: Sequence[Demand], fair: dict[str, int]) -> Iterator[tuple[De
     """Who is asked next, and up to how many replicas."""
     for count in range(1, max((demand.least for demand in demands), default=0) + 1):
         yield from ((demand, count) for demand in demands if count <= demand.least)
-    first = sorted(demands, key=lambda d: (-d.waited_s * d.weight, d.memory_bytes, d.backend))
+    first = _first(demands)
     yield from ((demand, 1) for demand in first if demand.wanted)
     yield from ((demand, max(demand.least, demand.wanted) + demand.surge) for demand in demands if demand.surge)
     most = {demand.backend: min(demand.wanted, fair[demand.backend]) for demand in demands}
     for count in range(2, max(most.values(), default=0) + 1):
         yield from ((demand, count) for demand in first if count <= most[demand.backend])
+
+
+def _first(demands: Sequence[Demand]) -> list[Demand]:
+    """In the order in which first replicas are given."""
+    return sorted(demands, key=lambda d: (-d.waited_s * d.weight, d.memory_bytes, d.backend))
 
 
 class _Machine:
@@ -185,7 +193,8 @@ class _Machine:
         self._coming = sum(each.counted_bytes for each in leaving)
         self._gpus_free = budget.gpus - sum(each.gpus for each in holdings)
         self._gpus_coming = sum(each.gpus for each in leaving)
-        self._unknown_starting = sum(not each.known for each in holdings if each.state == "starting")
+        unknown = [each for each in holdings if each.state == "starting" and not each.known]
+        self._unknown_bytes = sum(each.counted_bytes for each in unknown)
         self._granted = Counter(each.backend for each in self._staying.values())
         self._held: dict[str, tuple[str, str]] = {}  # BACKEND → what limits it, and why
         self._expecting: set[str] = set()  # room is being made for them
@@ -201,7 +210,7 @@ class _Machine:
             return None
         held = self._budget.memory_bytes + over
         done = []
-        for resident in sorted(self._residents(None, 0.0), key=lambda r: (not r.spare, r.value, r.replica)):
+        for resident in sorted(self._residents(None, settled=False), key=lambda r: (not r.spare, r.value, r.replica)):
             if over <= 0:
                 break
             over -= self._give_up(self._staying[resident.replica])
@@ -225,7 +234,7 @@ class _Machine:
             if limit is None:
                 self._free -= demand.memory_bytes
                 self._gpus_free -= demand.gpus
-                self._unknown_starting += not demand.known
+                self._unknown_bytes += 0 if demand.known else demand.memory_bytes
                 self._granted[name] += 1
                 continue
             self._held[name] = limit
@@ -255,19 +264,46 @@ class _Machine:
         share = self._shares[demand.backend]
         return Grant(demand.backend, count, share.limited_by or "cpu", f"{share.reason} (its fair share)")
 
-    def refusal(self, demand: Demand) -> Refusal | None:
-        """Why calls of this backend cannot wait for a replica; None if one runs or comes."""
-        name = demand.backend
-        if self._granted[name] or name in self._expecting or self._held.get(name, ("start",))[0] == "start":
-            return None
-        if self._suffices(demand) or (self._fits(demand) and self._way_out(demand) is not None):
-            return None  # nobody calls it; a call would make room
-        waits = [
-            max(0.0, self._residence_s(each) - each.ready_s)
+    def refusals(self, line: Iterable[Demand]) -> dict[str, Refusal]:
+        """Who has nothing and gets nothing soon enough; `line`: all, in their order."""
+        found, ahead, starts_s = {}, 0, 0.0
+        for demand in line:
+            name = demand.backend
+            if self._granted[name] or name in self._expecting or name not in self._held:
+                continue
+            if self._held[name][0] == "start":
+                if starts_s > ROOM_S_MAX:
+                    found[name] = Refusal(self._held[name][1], starts_s)
+                starts_s += demand.startup_s if demand.waiting else 0.0
+                continue
+            if not self._fits(demand):
+                found[name] = Refusal(self._held[name][1], None)
+                continue
+            if self._suffices(demand) or self._way_out(demand) is not None:
+                continue  # nobody calls it; a call would make room
+            room_s = self._room_s(demand, ahead)
+            if room_s is None or room_s > ROOM_S_MAX:
+                found[name] = Refusal(self._held[name][1], room_s)
+            elif demand.waiting:
+                ahead += demand.memory_bytes
+        return found
+
+    def _room_s(self, demand: Demand, ahead_bytes: int) -> float | None:
+        """Seconds until enough of those that are idle or start have served their time, for `demand` and those ahead."""
+        short = demand.memory_bytes + ahead_bytes - self._free - self._coming
+        gpus = demand.gpus - self._gpus_free - self._gpus_coming
+        soon = [self._staying[each.replica] for each in self._residents(demand.backend, settled=False)]
+        soon += [
+            each
             for each in self._staying.values()
-            if each.state == "ready" and not self._within_least(each) and each.backend != name
+            if each.state == "starting" and each.backend != demand.backend and not self._within_least(each)
         ]
-        return Refusal(self._held[name][1], min(waits, default=None))
+        for wait_s, each in sorted(((self._residence_left_s(each), each) for each in soon), key=lambda pair: pair[0]):
+            short -= each.counted_bytes
+            gpus -= each.gpus
+            if short <= 0 and gpus <= 1e-9:
+                return wait_s
+        return None
 
     def _limit(self, demand: Demand) -> tuple[str, str] | None:
         """What keeps one more of it from starting now."""
@@ -276,8 +312,8 @@ class _Machine:
         if demand.memory_bytes > self._free:
             size, free = format_bytes(demand.memory_bytes), format_bytes(max(self._free, 0))
             return "memory", f"one more takes {size} and {free} of {format_bytes(self._budget.memory_bytes)} are free"
-        roomy = self._free - demand.memory_bytes >= ROOMY_SHARE * self._budget.memory_bytes
-        if not demand.known and self._unknown_starting and not roomy:
+        could_be = UNKNOWN_FACTOR * (self._unknown_bytes + demand.memory_bytes)
+        if not demand.known and self._unknown_bytes and could_be > self._free + self._unknown_bytes:
             return "start", "another of unknown size is starting, and little memory is free"
         return None
 
@@ -338,8 +374,8 @@ class _Machine:
 
     # who may be given up
 
-    def _residents(self, asking: str | None, residence: float = 1.0) -> list[Resident]:
-        """Idle replicas of other backends, beyond the declared minimum of each; `residence`: 0 lets it be."""
+    def _residents(self, asking: str | None, *, settled: bool = True) -> list[Resident]:
+        """Idle replicas of other backends, beyond the declared minimum of each; `settled`: that served their time."""
         spare: Counter[str] = Counter()
         found = []
         for each in sorted(self._staying.values(), key=lambda each: -each.idle_s):
@@ -347,7 +383,7 @@ class _Machine:
             if each.state != "ready" or each.busy or each.backend == asking or demand is None or demand.waiting:
                 continue
             left = self._granted[each.backend] - spare[each.backend]
-            if left > demand.least and each.ready_s >= residence * self._residence_s(each):
+            if left > demand.least and not (settled and self._residence_left_s(each)):
                 spare[each.backend] += 1
                 found.append(self._resident(each, spare=left > 1))
         return found
@@ -361,7 +397,7 @@ class _Machine:
             fair = max(self.fair.get(each.backend, 0), 1)
             over = self._granted[each.backend] > fair and not self._within_least(each)
             used = over and (each.busy or self._demands[each.backend].waiting)
-            if used and each.state == "ready" and each.ready_s >= self._residence_s(each) and each.backend != asking:
+            if used and each.state == "ready" and not self._residence_left_s(each) and each.backend != asking:
                 found[each.backend] = self._resident(each, spare=False)
         return list(found.values())
 
@@ -369,9 +405,10 @@ class _Machine:
         demand = self._demands.get(holding.backend)
         return demand is None or self._granted[holding.backend] <= demand.least
 
-    def _residence_s(self, holding: Holding) -> float:
-        demand = self._demands.get(holding.backend)
-        return residence_s(demand.startup_s) if demand is not None else 0.0
+    def _residence_left_s(self, holding: Holding) -> float:
+        startup_s = self._demands[holding.backend].startup_s
+        loads_s = startup_s if holding.state == "starting" else 0.0
+        return max(0.0, loads_s + residence_s(startup_s) - holding.ready_s)
 
     def _resident(self, holding: Holding, *, spare: bool) -> Resident:
         demand = self._demands[holding.backend]

@@ -11,6 +11,7 @@ from muleteer.control.share import MEMORY_UNBOUND, Budget
 from muleteer.engine.port import Capacity
 
 _GUESS_SHARE = 8  # of a small machine, so that one can be tried at all
+_KINDS_MIN = 4
 _HALF_LIFE_S = 600.0  # what a kind needed once, and needs no more, is forgotten slowly
 
 
@@ -37,12 +38,19 @@ class Ledger:
         self._measured = {kind: size for kind, size in self._measured.items() if kind in fingerprints}
 
     def reservation(self, fingerprint: str, declared: int | None, budget: Budget) -> Reservation:
-        """For one replica of this kind, of which `declared` bytes were declared."""
+        """For one replica of this kind, of which `declared` bytes were declared.
+
+        A guess is MEMORY_GUESS or an eighth of the budget; once some kinds were measured, no more than three quarters
+        of them need.
+        """
         if declared is not None:
             return Reservation(declared, True)
         if fingerprint in self._measured:
             return Reservation(int(self._measured[fingerprint]), True)
-        return Reservation(min(MEMORY_GUESS, budget.memory_bytes // _GUESS_SHARE), False)
+        guess = min(MEMORY_GUESS, budget.memory_bytes // _GUESS_SHARE)
+        if len(self._measured) >= _KINDS_MIN:
+            guess = min(guess, int(sorted(self._measured.values())[3 * len(self._measured) // 4]))
+        return Reservation(guess, False)
 
 
 def budget_of(capacity: Capacity, used_bytes: int) -> Budget:
