@@ -31,6 +31,34 @@ class FancyModel:
         return {"nonce": nonce, "slept_us": (time.perf_counter_ns() - start) // 1000}
 
 
+class Vectorised:
+    """Rows of a table through two layers, in numpy; many at once cost far less than one after the other."""
+
+    example = 0
+    width = 3072
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        dice = np.random.default_rng(1)
+        shapes = ((4096, 256), (256, self.width), (self.width, self.width), (self.width, 10))
+        self._numpy = np
+        self._rows, *self._layers = (dice.standard_normal(shape, dtype=np.float32) for shape in shapes)
+
+    def predict(self, nonce: int) -> int:
+        """The class of one row."""
+        return self.predict_batch([nonce])[0]
+
+    def predict_batch(self, nonces: list[int]) -> list[int]:
+        """The classes of many."""
+        np = self._numpy
+        values = self._rows[np.asarray(nonces) % len(self._rows)]
+        for layer in self._layers[:-1]:
+            values = np.maximum(values @ layer, 0)
+        found: list[int] = (values @ self._layers[-1]).argmax(1).tolist()
+        return found
+
+
 class Hangs:
     """Loads, and never answers."""
 

@@ -23,7 +23,7 @@ class Answers:
 
     def answer(self, call: Call, body: bytes) -> Response:
         """The model's."""
-        return Response(200, body, self._lines(call))
+        return Response(200, body, self._headers[call.attempts] if call.session is None else self._lines(call))
 
     def error(self, call: Call, error: RequestError) -> Response:
         """Why there is none."""

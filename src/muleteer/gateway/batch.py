@@ -58,6 +58,11 @@ class Batches(Generic[O]):
         self._started = 0
         self._ahead: deque[Batch[O]] = deque()
 
+    @property
+    def begun_s(self) -> float:
+        """When the oldest of them began; `SENT_AHEAD` if there is none."""
+        return next(iter(self.members.values())).started_s if self.members else SENT_AHEAD
+
     def add(self, batch: Batch[O], now: float) -> None:
         """It is sent."""
         self.members |= dict.fromkeys(batch.calls, batch)

@@ -170,6 +170,11 @@ class BatchPolicy:
         """The a and b of L(n) = a + b·n, seconds."""
         return self._fit.base_s, self._fit.item_s
 
+    def keeps(self, first: Waiting, now: float, ends_s: float) -> bool:
+        """Whether the target of `first` is kept if it is answered at `ends_s`, or lost anyway."""
+        target_s = self._rules.target_s
+        return target_s is None or ends_s - first.arrived_s <= target_s or self._lost(first, now)
+
     def _lost(self, first: Waiting, now: float) -> bool:
         """Whether the first in line misses the target anyway."""
         target_s = self._rules.target_s

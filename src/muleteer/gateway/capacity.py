@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import math
 
-from muleteer.base.limits import AHEAD_SERVICE_S_MAX, CREDIT_MAX, CREDIT_SERVICE_S_MAX, SAMPLES_MIN
+from muleteer.base.limits import (
+    AHEAD_ITEM_S_MAX,
+    AHEAD_S_MAX,
+    AHEAD_SERVICE_S_MAX,
+    CREDIT_MAX,
+    CREDIT_SERVICE_S_MAX,
+    SAMPLES_MIN,
+)
 from muleteer.gateway.admission import Estimate, estimate_of, queue_bound
 from muleteer.gateway.batching import BatchPolicy, BatchRules, Pace
 from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator
@@ -72,8 +79,18 @@ class Capacity:
         self._model_mean_s += (model_us / 1e6 - self._model_mean_s) / min(services.samples, MEAN_CALLS)
         if plain:
             self.batches.answered(size, held_s)
-        ahead = idempotent and self.batches.known and services.p99_s <= AHEAD_SERVICE_S_MAX
-        self.slots.extend(2 if ahead else 1)
+        self.slots.extend(2 if idempotent and self._pays_ahead(self.batches) else 1)
+
+    def _pays_ahead(self, batches: BatchPolicy) -> bool:
+        if not batches.known:
+            return False
+        largest = batches.paces(self.ready_slots)[-1]
+        return largest.upper_s <= AHEAD_SERVICE_S_MAX or largest.mean_s <= largest.size * AHEAD_ITEM_S_MAX
+
+    @property
+    def patience_s(self) -> float:
+        """How long a replica may answer nothing until what was sent ahead to it goes elsewhere."""
+        return AHEAD_S_MAX if self.batches is None else max(AHEAD_S_MAX, 2 * self._services.p99_s)
 
     def follow(self, route: BackendRoute) -> None:
         """Another snapshot."""

@@ -183,7 +183,8 @@ class Dispatcher:
             self._start(self.gate.own_link(call, link), call, now)
             return
         self._wait(call)
-        self._filler.soon()
+        if self._capacity.batches is not None:
+            self._filler.soon()
         while (shed := self.gate.pushed_back(call, now)) is not None:
             self._fail(*shed)
 
@@ -374,9 +375,7 @@ class Dispatcher:
             self._fail(call, CODES[error.code](error.error + trace))
 
     def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
-        """Its calls are run again or fail; on a broken rule the replica is killed, since nothing it says is to be
-        believed any more.
-        """
+        """Its calls are run again or fail. Who broke a rule is killed: nothing it says is to be believed any more."""
         self._capacity.remove(link)
         if error is not None:
             log("a replica broke the wire protocol", replica=link.replica, pid=link.pid, error=str(error))
@@ -406,7 +405,7 @@ class Dispatcher:
             self._capacity.remove(link)
             log("a replica hangs", replica=link.replica, pid=link.pid, seconds=round(running_s, 3))
             self._shared.abort(link.replica, link.pid, "hung")
-        for call in self.fleet.take_back(now) if self.gate.route.idempotent else ():
+        for call in self.fleet.take_back(self._capacity.patience_s, now) if self.gate.route.idempotent else ():
             if call.state is not SETTLED:
                 self._bounce(call)
         self.pull(now)

@@ -60,8 +60,7 @@ class Filler:
 
     def soon(self) -> None:
         """A call came to wait: look at the line at the end of this turn of the loop."""
-        capacity = self._gate.capacity
-        if capacity.batches is not None and not self._looks and capacity.slots.next() is not None:
+        if not self._looks and self._gate.capacity.slots.next() is not None:
             self._looks = True
             self._shared.later(0.0, self._look)
 
@@ -79,7 +78,9 @@ class Filler:
             paces = policy.paces(slots)
             if first.retried is not None or not paces or queue.depth < paces[-1].size:
                 return False
-            starts_s += paces[-1].upper_s
+            starts_s = max(now, link.begun_s + paces[-1].upper_s)
+            if not policy.keeps(first, now, starts_s + paces[-1].upper_s):
+                return False
         dropped: list[Call] = []
         if first.retried is not None:
             take: Take[Call] | Hold | None = self._alone(first, now, policy.alone_s, dropped)

@@ -87,11 +87,11 @@ class Fleet:
                     break
         return found
 
-    def take_back(self, now: float) -> list[Call]:
+    def take_back(self, patience_s: float, now: float) -> list[Call]:
         """Calls that were sent ahead to replicas that are stuck in others, each one's newest first. Most likely nothing
         has run them.
         """
-        return [call for link in self.links for call in link.take_back(now)]
+        return [call for link in self.links for call in link.take_back(patience_s, now)]
 
     def statistics(self) -> dict[str, ReplicaStatistics]:
         """By replica id."""

@@ -236,18 +236,25 @@ class Gate:
         if not self.queue.depth and self.capacity.slots.next_for_new() is not None:
             return None
         return (
-            self.unavailable()
-            or admission.start_refusal(self.route.name, self.start_left_s(), remaining_s, random.random)
+            (None if self.capacity.slots.total else self._absence(remaining_s))
             or (self.share(client) if shares else None)
             or self._refusal(self.queue.ahead_of(priority, client), remaining_s)
         )
 
+    def _absence(self, remaining_s: float) -> Refused | None:
+        """Why a call may not wait for a replica to come."""
+        return self.unavailable() or admission.start_refusal(
+            self.route.name, self.start_left_s(), remaining_s, random.random
+        )
+
     def _refusal(self, queued: int, remaining_s: float) -> Refused | None:
+        capacity = self.capacity
+        estimate = capacity.estimate(self.route, queued)
         return admission.refusal(
             queued=queued,
-            slots=self.capacity.ready_slots,
-            estimate=self.capacity.estimate(self.route, queued),
-            remaining_s=remaining_s - self.start_left_s(),
+            slots=capacity.ready_slots,
+            estimate=estimate,
+            remaining_s=remaining_s if capacity.slots.total else remaining_s - self.start_left_s(),
             uniform=random.random,
-            places=self.capacity.places(self.route),
+            places=capacity.places(self.route) if estimate is None or estimate.guessed else None,
         )

@@ -11,7 +11,6 @@ import msgspec
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import WireError
-from muleteer.base.limits import AHEAD_S_MAX
 from muleteer.gateway.batch import SENT_AHEAD, Batch, Batches
 from muleteer.gateway.call import SETTLED, Call
 from muleteer.wire.connection import Connection, Role, State
@@ -171,6 +170,11 @@ class Link(asyncio.Protocol):
         payload = join_payload(_encode(CallMetadata(call.head.request_id)), call.body)
         self._write(FrameType.CALL, id=id, budget=budget_ms, payload=payload)
 
+    @property
+    def begun_s(self) -> float:
+        """When the batch it works on began, the oldest of several; `SENT_AHEAD` if there is none."""
+        return self._batches.begun_s
+
     def start_batch(self, calls: Sequence[Call], now: float) -> None:
         """Send `calls`, at least one, as one batch. The link must be in service, and the model take batches."""
         assert self._transport is not None
@@ -199,15 +203,15 @@ class Link(asyncio.Protocol):
         if call.link_id in self.in_flight and not self._lost:
             self._write(FrameType.CANCEL, id=call.link_id)
 
-    def take_back(self, now: float) -> list[Call]:
-        """The calls that were sent ahead, newest first, if no call was begun or ended here for `AHEAD_S_MAX`: they are
+    def take_back(self, patience_s: float, now: float) -> list[Call]:
+        """The calls that were sent ahead, newest first, if no call was begun or ended here for `patience_s`: they are
         the caller's again. The replica is told; should it run one all the same, nobody waits for the answer.
         """
         ahead = self._batches.ahead() if self.batched else list(reversed(self._ahead))
         if not ahead or self._lost:
             return []
         begun_s = [call.started_s for call in self.in_flight.values() if call.started_s != SENT_AHEAD]
-        if now - max(begun_s, default=now) < AHEAD_S_MAX:
+        if now - max(begun_s, default=now) < patience_s:
             return []
         back = []
         for id in ahead:
