@@ -206,7 +206,7 @@ class BackendSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     share: Annotated[
         Literal["none", "preload"],
         _about(
-            "preload: replicas are forked from a process that has imported the model's modules, and share that memory",
+            "preload: replicas are forked from a process that has loaded the model, and share its memory",
             why="not every library survives a fork",
             cost="replace",
         ),
