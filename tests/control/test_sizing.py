@@ -157,12 +157,23 @@ def test_a_backlog_adds_what_clears_it():
     assert f"in {DRAIN_S:g}s" in behind.reason
 
 
+def test_what_the_cores_allow_does_not_flap_with_what_is_measured():
+    sizer, counts, now = Sizer(0.1), [], 0.0
+    for tick in range(60):
+        load = workload(cpu_s=0.02 if tick % 2 else 0.015)
+        sizing, now = drive(sizer, 1, now=now, rate=1000, room=Room(cores=2), load=load)
+        counts.append(sizing.replicas)
+    assert set(counts[1:]) == {3}
+    calm, _ = drive(sizer, 30, now=now, rate=1000, room=Room(cores=2), load=workload(cpu_s=0.02))
+    assert calm.replicas == 2
+
+
 def test_every_bound_is_said():
     assert drive(Sizer(0.1, Bounds(1, 3)), 20, rate=1000)[0].limited_by == "max"
     assert drive(Sizer(0.1, Bounds(2, 9)), 20, rate=1)[0].limited_by == "min"
     assert drive(Sizer(0.1), 20, rate=1000, room=Room(replicas=2))[0].limited_by == "memory"
     cores = drive(Sizer(0.1), 20, rate=1000, room=Room(cores=2), load=workload(cpu_s=0.02))[0]
-    assert (cores.replicas, cores.limited_by) == (3, "cpu")
+    assert (cores.replicas, cores.limited_by) == (2, "cpu")
     assert "of 2 cores" in cores.reason
     assert drive(Sizer(0.01), 20, rate=100)[0].limited_by == "target"
     assert "out of reach" in drive(Sizer(0.01), 20, rate=100)[0].reason

@@ -118,7 +118,7 @@ class _Wanted(NamedTuple):
 class Sizer:
     """Decides for one backend with a target. Nothing of it need be kept: a new one is as wise after some ticks."""
 
-    __slots__ = ("_rates", "_used_at", "_wanted", "bounds", "target_s")
+    __slots__ = ("_rates", "_used_at", "_useful", "_wanted", "bounds", "target_s")
 
     def __init__(self, target_s: float, bounds: Bounds = Bounds()) -> None:  # noqa: B008  frozen
         self.target_s = target_s
@@ -126,6 +126,7 @@ class Sizer:
         self._rates = RateTracker()
         self._used_at = -math.inf
         self._wanted: deque[tuple[float, int]] = deque()  # (time, replicas), falling: the maximum of the hold is first
+        self._useful: deque[tuple[float, int]] = deque()  # the same of what the cores allow, which is measured anew too
 
     def keep(self, now: float, replicas: int) -> None:
         """So many run already, or somebody calls who was not counted yet: as if they had been wanted just now."""
@@ -152,7 +153,7 @@ class Sizer:
         if seen.arrivals or seen.queued or seen.running:
             self._used_at = seen.now
         if workload is None:
-            held = self._held(seen.now, 0, HOLD_S_MIN)
+            held = _held(self._wanted, seen.now, 0, HOLD_S_MIN)
             wanted = self._kept(seen, _Wanted(held, "start", lambda: "nothing is measured yet"), UNKNOWN_START_S)
             called = 1 if seen.arrivals or seen.queued else 0
             count = min(max(wanted.replicas, self.bounds.min, called), self.bounds.max)
@@ -169,14 +170,17 @@ class Sizer:
         )
         wanted = self._with_backlog(seen, workload, forecast, wanted)
         hold_s = max(HOLD_S_MIN, HOLD_STARTS * workload.startup_s)
-        held = self._held(seen.now, wanted.replicas, hold_s)
+        held = _held(self._wanted, seen.now, wanted.replicas, hold_s)
         if held > wanted.replicas:
             now = wanted.why
             wanted = _Wanted(
                 held, "hold", lambda: f"{held} were needed less than {format_seconds(hold_s)} ago; now: {now()}"
             )
         wanted = self._kept(seen, wanted, workload.startup_s)
-        return self._bounded(wanted, workload, room, forecast)
+        useful = None
+        if room.cores is not None and workload.cpu_s:
+            useful = _held(self._useful, seen.now, useful_max(workload, room.cores), hold_s)
+        return self._bounded(wanted, workload, useful, room, forecast)
 
     def _kept(self, seen: Observed, wanted: _Wanted, startup_s: float) -> _Wanted:
         """Of a backend that may sleep: how long the last replica stays, whatever the rate was."""
@@ -223,16 +227,6 @@ class Sizer:
             return 0
         return math.ceil((forecast.rate + backlog / DRAIN_S) / each)
 
-    def _held(self, now: float, wanted: int, hold_s: float) -> int:
-        """The most that was wanted within the hold."""
-        line = self._wanted
-        while line and line[-1][1] <= wanted:
-            line.pop()
-        line.append((now, wanted))
-        while line[0][0] < now - hold_s:
-            line.popleft()
-        return line[0][1]
-
     def _rate_reason(self, forecast: Forecast, rate: float, need: Need, workload: Workload) -> str:
         if not need.replicas:
             return "0: no calls come"
@@ -255,13 +249,15 @@ class Sizer:
             f"{format_seconds(self.target_s)}, {expected.utilisation * 100:.0f} % busy{fewer}"
         )
 
-    def _bounded(self, wanted: _Wanted, workload: Workload, room: Room, forecast: Forecast) -> Sizing:
+    def _bounded(
+        self, wanted: _Wanted, workload: Workload, useful: int | None, room: Room, forecast: Forecast
+    ) -> Sizing:
         """Within what was declared and what the machine has. A declared minimum is not questioned for the cores."""
         count, limited_by, why = wanted
         least = self.bounds.min
         caps: list[tuple[int, Limit, Words]] = [(self.bounds.max, "max", lambda: "the declared maximum")]
-        if room.cores is not None and workload.cpu_s:
-            caps.append((max(least, useful_max(workload, room.cores)), "cpu", lambda: _cores_reason(workload, room)))
+        if useful is not None:
+            caps.append((max(least, useful), "cpu", lambda: _cores_reason(workload, room)))
         if room.replicas is not None:
             caps.append((room.replicas, "memory", lambda: "the memory of its share holds no more"))
         cap, by, said = min(caps, key=lambda entry: entry[0])
@@ -279,6 +275,16 @@ class Sizer:
             lambda: f"{count}: {reason()}" if reason is not why or limited_by == "idle" else why(),
             lambda: one_more(workload, count, planned, dispersion, room.cores),
         )
+
+
+def _held(line: deque[tuple[float, int]], now: float, value: int, hold_s: float) -> int:
+    """The highest value within the hold."""
+    while line and line[-1][1] <= value:
+        line.pop()
+    line.append((now, value))
+    while line[0][0] < now - hold_s:
+        line.popleft()
+    return line[0][1]
 
 
 def _cores_reason(workload: Workload, room: Room) -> str:

@@ -25,6 +25,8 @@ QUANTILE = 0.99
 AIM = 0.25
 """Share of the allowed late calls that is planned for: every window must keep the target, not only their mean."""
 REPLICAS_MAX = 1024
+USELESS = 0.25
+"""Another replica that would find less than this part of the cores it can use costs more memory than it is worth."""
 BUSY_MAX = 0.95  # utilisation where the target cannot be kept anyway
 
 
@@ -171,7 +173,7 @@ def needed(workload: Workload, rate: float, target_s: float, arrival_scv: float 
 def useful_max(workload: Workload, cores: float) -> int:
     """Replicas beyond which another only shares cores that are busy already; at least one."""
     busy = workload.cores_busy()
-    return REPLICAS_MAX if busy * REPLICAS_MAX <= cores else max(1, math.ceil(cores / busy - 0.05))
+    return REPLICAS_MAX if busy * REPLICAS_MAX <= cores else max(1, math.ceil(cores / busy - USELESS))
 
 
 def one_more(workload: Workload, replicas: int, rate: float, arrival_scv: float, cores: float | None) -> str:
