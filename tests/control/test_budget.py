@@ -165,6 +165,8 @@ def test_models_of_unknown_size_start_one_by_one_when_memory_is_short() -> None:
 def test_a_start_holds_what_was_set_aside_until_it_is_measured() -> None:
     loading = holds("a", state="starting", memory_bytes=GB // 10, reserved_bytes=2 * GB)
     assert counts(allocate([wants("a"), wants("b")], [loading], machine(2.5)))["b"] == 0
+    just_ready = msgspec.structs.replace(loading, state="ready", ready_s=0.1)
+    assert counts(allocate([wants("a"), wants("b")], [just_ready], machine(2.5)))["b"] == 0, "measured while it loaded"
     ready = msgspec.structs.replace(loading, state="ready")
     assert counts(allocate([wants("a"), wants("b")], [ready], machine(2.5)))["b"] == 1
 
@@ -181,7 +183,7 @@ def test_an_update_has_room_made_for_it_or_drains_first() -> None:
 
 
 def test_growth_ends_idle_ones_first_whatever_their_age() -> None:
-    held = [holds("a", memory_bytes=2 * GB, busy=True), holds("b", ready_s=0.0), holds("c", ready_s=0.0)]
+    held = [holds("a", memory_bytes=2 * GB, busy=True), holds("b", ready_s=1.0), holds("c", ready_s=1.0)]
     found = allocate([wants("a"), wants("b", rate=9.0), wants("c")], held, machine(3))
     assert found.victims == ("c-1",)
     assert found.problem is not None

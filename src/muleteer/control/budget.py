@@ -32,6 +32,8 @@ ROOM_S_MAX = 5.0
 """Calls wait this long for room, beside the start itself; whoever waits more is better told to come back."""
 RECENT_S = 5.0
 """A backend counts as used for so long after its last call: what it holds is its fair share then."""
+SETTLED_S = 1.0
+"""By then a replica was measured since it became ready; before, the figure is that of a half-loaded one."""
 CORES_OVER = 1.05
 """Measured cores beyond the budget by less than this are noise."""
 UNKNOWN_FACTOR = 2
@@ -84,7 +86,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         memory_bytes: measured (PSS); 0 before it was.
-        reserved_bytes: set aside when it was started; counts until it is ready and measured.
+        reserved_bytes: set aside when it was started; counts until it was ready for SETTLED_S.
         declared_bytes: the `memory` it declares, or 0.
         state: `leaving` includes everything that no gateway sends calls to any more.
         busy: it works on a call.
@@ -106,7 +108,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def counted_bytes(self) -> int:
         """What it takes of the budget."""
-        if self.state == "starting":
+        if self.state == "starting" or (self.state == "ready" and self.ready_s < SETTLED_S):
             return max(self.memory_bytes, self.reserved_bytes)
         return self.memory_bytes or self.reserved_bytes
 
