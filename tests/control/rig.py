@@ -20,6 +20,7 @@ from muleteer.control.admin.server import AdminServer, Listener
 from muleteer.control.commands import Commands
 from muleteer.control.controller import Controller
 from muleteer.control.declaration import Declaration
+from muleteer.control.explain import Explanation, explain_named
 from muleteer.control.problems import Problems
 from muleteer.control.rolling import Rolling
 from muleteer.control.status import Server, build
@@ -136,6 +137,10 @@ class Rig:
             revision=self.declaration.revision,
             rollouts={view.endpoint: view for view in self.rolling.views()},
         )
+
+    async def explain(self, name: str) -> Explanation | None:
+        gateways = await self.controller.publisher.gateway_statistics()
+        return explain_named(name, self.controller.declared, self.controller.statistics(), gateways)
 
     def problems(self) -> dict[str, str]:
         return self.declaration.problems.statistics()

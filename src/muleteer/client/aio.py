@@ -111,6 +111,10 @@ class AsyncClient:
         """To call the endpoint from here: `await handle.remote(text="…")`."""
         return await asyncio.to_thread(self._client.get_handle, endpoint)
 
+    async def explain(self, name: str) -> dict[str, Any]:
+        """Why an endpoint or backend is sized as it is."""
+        return await asyncio.to_thread(self._client.explain, name)
+
     async def shutdown(self) -> None:
         """Stop the server; returns when it is gone."""
         await asyncio.to_thread(self._client.shutdown)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from muleteer.client.admin import Admin, path_of
-from muleteer.client.errors import AdminUnreachable, CannotShip
+from muleteer.client.errors import AdminRefused, AdminUnreachable, CannotShip
 from muleteer.client.handle import Handle
 from muleteer.client.settle import wait_until_settled
 
@@ -143,6 +144,19 @@ class Client:
         """To call the endpoint from here: `client.get_handle("e").remote(text="…").result()`."""
         declared = self._admin.get_patiently(path_of("endpoints", endpoint))["declared"]
         return Handle(f"{self.address}{declared['route']}", declared.get("methods", ["POST"])[0])
+
+    def explain(self, name: str) -> dict[str, Any]:
+        """Why an endpoint, else a backend, of this name has as many replicas, as long a queue and as large batches as
+        it has: `sentences` with the `numbers` they rest on, of an endpoint for each of its `backends`. Raises
+        AdminRefused if there is neither.
+        """
+        try:
+            found: dict[str, Any] = self._admin.get_patiently(path_of("endpoints", name, "explain"))
+        except AdminRefused as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            found = self._admin.get_patiently(path_of("backends", name, "explain"))
+        return found
 
     # the server
 
