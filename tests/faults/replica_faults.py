@@ -39,6 +39,25 @@ def strike(rig, size, dice):
     return back, killed
 
 
+def kills_in_batches(folder, size, report):
+    """SIGKILL of replicas under load that goes in batches; one more is killed by its input."""
+    dice = random.Random(size.seed)
+    with Rig(folder, "--name", "Mule", targets=("model.py:Herd",), replicas=3) as rig:
+        rig.wait_replicas()
+        load = rig.load(size.rate * 2, size.seconds)
+        strike(rig, size, dice)
+        record = ask(rig.port, do="exit", amount=3)
+        report.expect("the killer: 502", error_of(record).get("code") == "replica_died", record.body)
+        again = ask(rig.port, record.nonce, do="exit", amount=3)
+        report.expect("and then poison", error_of(again).get("code") == "poison", again.body)
+        ledger = rig.ledger(load)
+        report.expect_accounts(ledger, rig)
+        twice = [r for r in ledger.ok if r.header(b"muleteer-attempts") == b"2"]
+        batches = rig.backend()["batches"]
+        report.expect("calls went in batches", batches["calls"] > 2 * batches["sent"], batches["sizes"])
+        report.expect("those of the killed are run again, alone", batches["limits"].get("alone"), f"{len(twice)}")
+
+
 def kills_at_most_once(folder, size, report):
     """SIGKILL of replicas under load, with --no-idempotent."""
     dice = random.Random(size.seed)
@@ -235,6 +254,7 @@ def reload(folder, size, report):
 
 FAULTS = [
     kills,
+    kills_in_batches,
     kills_at_most_once,
     drained,
     stopped,
