@@ -190,26 +190,26 @@ def reloading(tmp_path: Path) -> tuple[Backend, Told]:
 def test_a_reload_is_done_when_nothing_older_is_left(reloading: tuple[Backend, Told]) -> None:
     backend, told = reloading
     old, new = replica("m-1"), replica("m-2", generation=2)
-    backend.report_reload(2.1, [old], told)
-    backend.report_reload(2.2, [old, new], told)
-    backend.report_reload(2.3, [replica("m-1", "stopping"), new], told)
+    backend.report_reload(2.1, [old], 1, told)
+    backend.report_reload(2.2, [old, new], 1, told)
+    backend.report_reload(2.3, [replica("m-1", "stopping"), new], 1, told)
     assert len(told.lines) == 1
-    backend.report_reload(2.4, [new], told)
-    backend.report_reload(2.5, [new], told)
+    backend.report_reload(2.4, [new], 1, told)
+    backend.report_reload(2.5, [new], 1, told)
     assert told.lines[1:] == ["reloaded m in 0.4 s"]
 
 
 def test_a_reload_that_fails_says_so_once_and_may_be_mended(reloading: tuple[Backend, Told]) -> None:
     backend, told = reloading
     bad = replica("m-2", "backoff", generation=2, last_exit=BAD_START)
-    backend.report_reload(2.1, [replica("m-1"), bad], told)
-    backend.report_reload(2.2, [replica("m-1"), msgspec.structs.replace(bad, state="failed")], told)
+    backend.report_reload(2.1, [replica("m-1"), bad], 1, told)
+    backend.report_reload(2.2, [replica("m-1"), msgspec.structs.replace(bad, state="failed")], 1, told)
     assert told.lines[1:] == ["m: new code does not start: SyntaxError: m.py line 3; the old one keeps serving"]
     Path(backend.spec.base_dir, "m.py").write_text("class M: pass  # mended now")
     backend.look_at_files(3.0, told)
     backend.look_at_files(3.25, told)
     assert backend.generation == 3
-    backend.report_reload(4.0, [replica("m-3", generation=3)], told)
+    backend.report_reload(4.0, [replica("m-3", generation=3)], 1, told)
     assert told.lines[2:] == ["reloading m: m.py changed", "reloaded m in 0.8 s"]
 
 
