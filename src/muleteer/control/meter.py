@@ -6,6 +6,7 @@ microseconds. So the first is read again when the second has moved, else rarely.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 
@@ -14,6 +15,8 @@ import msgspec
 from muleteer.base.limits import METER_S, METER_SHARE
 from muleteer.control.proc import Usage, cpu, family, memory, resident_bytes
 
+_RESTED_MAX = 8
+"""Rested processes whose memory is read in one look: the controller does nothing else meanwhile."""
 _MOVED_SHARE = 0.02
 _MOVED_BYTES = 1024 * 1024
 
@@ -42,17 +45,19 @@ class Meter:
         Memory that grew is seen at once; CPU, and children, once in METER_S; memory that did not seem to move as often
         as METER_SHARE of one core allows.
         """
-        began = time.perf_counter()
-        looked = 0
+        began = time.thread_time()
+        looked = rested = 0
         self._readings = {pid: reading for pid, reading in self._readings.items() if pid in pids}
-        for pid in pids:
+        for pid in sorted(pids, key=self._read_at):
             resident = resident_bytes(pid)
             if resident is None:
                 self._readings.pop(pid, None)
                 continue
-            looked += self._read(now, pid, resident)
+            moved, read = self._read(now, pid, resident, rest=rested < _RESTED_MAX)
+            looked += read
+            rested += read and not moved
         if looked:
-            cost_s = (time.perf_counter() - began) / looked * len(pids)
+            cost_s = (time.thread_time() - began) / looked * len(pids)
             self._pause_s = max(METER_S, 100 * cost_s / METER_SHARE)
         return {pid: reading.usage for pid, reading in self._readings.items()}
 
@@ -61,8 +66,11 @@ class Meter:
         reading = self._readings.get(pid)
         return 0.0 if reading is None else reading.cores
 
-    def _read(self, now: float, pid: int, resident: int) -> bool:
-        """Whether memory was read."""
+    def _read_at(self, pid: int) -> float:
+        return self._readings[pid].memory_at if pid in self._readings else -math.inf
+
+    def _read(self, now: float, pid: int, resident: int, *, rest: bool) -> tuple[bool, bool]:
+        """Whether memory moved, and whether it was read; `rest`: it may also be read if it did not."""
         reading = self._readings.get(pid)
         if reading is None:
             pids = family(pid)
@@ -74,9 +82,9 @@ class Meter:
             reading.cores = max(0.0, used[0] - before.cpu_s) / seconds
         resident += sum(resident_bytes(child) or 0 for child in reading.pids[1:])
         moved = abs(resident - reading.resident) > max(_MOVED_BYTES, _MOVED_SHARE * reading.resident)
-        if not moved and now - reading.memory_at < self._pause_s:
-            return False
+        if not moved and (not rest or now - reading.memory_at < self._pause_s):
+            return False, False
         pss, rss = memory(reading.pids)
         reading.resident, reading.memory_at = resident, now
         reading.usage = Usage(pss, rss, reading.usage.cpu_s, reading.usage.cpu_wait_s)
-        return True
+        return moved, True
