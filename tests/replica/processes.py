@@ -116,7 +116,7 @@ class Replica:
         self.address = f"{self.sockets}/s"
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.address)
-        self.listener.listen(16)
+        self.listener.listen(128)
         self.control, theirs = socket.socketpair()
         self.control.settimeout(DEADLINE_S)
         self.messages = []

@@ -1,0 +1,137 @@
+"""Faults against a real server on a real cluster of two nodes, under load: no request fails, and what was lost returns."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from bench.server import wait_until
+from tests.faults.load import ask
+from tests.ray.cluster import SECOND, RayCluster
+from tests.ray.served import RayRig, alive, assert_all_answered
+
+RATE = 150
+
+
+@pytest.fixture(scope="module")
+def rig(cluster, tmp_path_factory):
+    with RayRig(cluster, tmp_path_factory.mktemp("served")) as found:
+        found.wait_replicas(seconds=60)
+        yield found
+        done = found.stop()
+        assert done.returncode == 0, done.stderr
+
+
+def ready(rows):
+    return len(rows) == 4 and all(row["state"] == "ready" for row in rows.values())
+
+
+def test_replicas_are_spread_over_the_nodes(rig):
+    assert len({row["node"] for row in rig.rows().values()}) == 2
+
+
+def test_a_model_that_is_killed_is_back_at_its_address(rig):
+    id, before = min(rig.rows().items())
+    load = rig.load(RATE, 2.0)
+    os.kill(before["pid"], signal.SIGKILL)
+    rig.wait_rows(lambda rows: rows[id]["state"] == "ready" and rows[id]["restarts"] == 1, "it is back")
+    assert_all_answered(load)
+    after = rig.rows()[id]
+    assert (after["address"], after["last_exit"]["signal"]) == (before["address"], "SIGKILL")
+
+
+def test_an_actor_that_is_killed_takes_its_model_along_and_costs_no_request(rig):
+    load = rig.load(RATE, 4.0)
+    for id, before in sorted(rig.rows().items())[1:3]:
+        os.kill(rig.actor(before["pid"]), signal.SIGKILL)
+        wait_until(lambda pid=before["pid"]: not alive(pid), "the model ends with its actor", seconds=5)
+        rig.wait_rows(lambda rows, key=id: rows[key]["state"] == "ready" and rows[key]["restarts"] == 1, "it is back")
+        assert rig.rows()[id]["last_exit"]["reason"] == "actor_lost"
+    assert_all_answered(load)
+    rig.wait_replicas(seconds=20)
+
+
+def test_controller_and_bridge_are_killed_and_the_replicas_adopted(rig):
+    before = rig.rows()
+    load = rig.load(RATE, 3.0)
+    for role in ("controller", "bridge", "both"):
+        killed = rig.pids("controller") if role != "bridge" else []
+        killed += [rig.bridge()] if role != "controller" else []
+        rig.kill(*killed)
+        wait_until(lambda killed=killed: not any(map(alive, killed)), "they are gone")
+        wait_until(lambda killed=killed: connected(rig, killed), f"both are there after {role}", seconds=30)
+        rig.wait_rows(ready, f"adopted after {role}")
+    assert_all_answered(load)
+    after = rig.rows()
+    for field in ("pid", "address", "restarts", "generation"):
+        assert {id: row[field] for id, row in after.items()} == {id: row[field] for id, row in before.items()}, field
+
+
+def test_the_gateway_is_killed_and_serves_again(rig):
+    before = rig.ready_pids()
+    rig.kill(*rig.pids("gateway"))
+    wait_until(lambda: ask(rig.port).status == 200, "serving again", seconds=20)
+    rig.wait_replicas(seconds=20)
+    assert rig.ready_pids() == before
+
+
+def test_the_whole_server_is_killed_and_the_next_one_finds_its_replicas(rig):
+    before = rig.ready_pids()
+    rig.kill(*rig.pids("supervisor"))
+    wait_until(lambda: not rig.lock_held(), "it is gone")
+    assert all(map(alive, before)), "detached"
+    rig.start()
+    rig.wait_rows(ready, "adopted")
+    assert {row["pid"] for row in rig.rows().values()} == before
+    assert ask(rig.port).status == 200
+
+
+def test_a_node_is_lost_and_its_replicas_come_up_on_the_other(rig, cluster):
+    lost = {id: row for id, row in rig.rows().items() if row["node"] == SECOND}
+    assert lost
+    load = rig.load(RATE, 6.0)
+    os.kill(cluster.raylet(SECOND), signal.SIGKILL)
+    rig.wait_rows(
+        lambda rows: any(row["last_exit"] and row["last_exit"]["reason"] == "node_lost" for row in rows.values()),
+        "it is said that a node was lost",
+    )
+    rig.wait_rows(lambda rows: ready(rows) and all(rows[id]["node"] != SECOND for id in lost), "all on the other node")
+    assert_all_answered(load)
+    assert not any(alive(row["pid"]) for row in lost.values())
+    rig.wait_replicas(seconds=20)
+    cluster.add_node()
+
+
+def test_the_head_is_lost_and_requests_go_on(tmp_path):
+    own = RayCluster()
+    try:
+        own.start()
+        with RayRig(own, tmp_path / "served", replicas=2) as rig:
+            rig.wait_replicas(seconds=60)
+            before = rig.ready_pids()
+            load = rig.load(RATE, 8.0)
+            os.kill(own.gcs(), signal.SIGKILL)
+            wait_until(lambda: "head" in rig.status()["problems"].get("ray", ""), "the problem is told", seconds=30)
+            (first, *_) = sorted(rig.rows().items())
+            os.kill(first[1]["pid"], signal.SIGKILL)
+            rig.wait_rows(lambda rows: rows[first[0]]["restarts"] == 1 and ready_all(rows), "restarted without a head")
+            assert_all_answered(load)
+            assert len(rig.ready_pids() & before) == 1
+    finally:
+        own.stop()
+
+
+def connected(rig, killed):
+    """Whether the controller speaks to a bridge that knows the cluster, and neither is one of `killed`."""
+    try:
+        status = rig.status()
+    except OSError:
+        return False
+    pids = {row["id"]: row["pid"] for row in status["processes"]}
+    return pids["ray"] not in killed and pids["controller"] not in killed and "ray" not in status["problems"]
+
+
+def ready_all(rows):
+    return all(row["state"] == "ready" for row in rows.values())
