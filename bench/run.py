@@ -11,13 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import batching, many, nginx, report, routing, sections, shadow, slo, wrk
+from bench import batching, many, nginx, plan, report, routing, sections, shadow, slo, wrk
 from bench.measure import machine
 from muleteer import __version__
 
 BUSY_PERCENT_MAX = 10
 """Above this the figures say more about others than about us."""
-SECTIONS = ("starting", "front", "routing", "shadow", "batching", "slo", "many", "fancy", "overload")
+SECTIONS = ("starting", "front", "routing", "shadow", "batching", "slo", "many", "plan", "fancy", "overload")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -82,6 +82,10 @@ def main() -> int:
             found.append(slo.section(folder, random.Random(given.seed), seconds=1.5 * given.seconds))
         if wanted("many"):
             found.append(many.section(folder, random.Random(given.seed), seconds=15 * given.seconds))
+        if wanted("plan"):
+            found.append(
+                plan.section(folder, random.Random(given.seed), rounds=given.rounds, seconds=3 * given.seconds)
+            )
         capacity = 0.0
         if given.only in (None, "fancy", "overload") and (wanted("fancy") or given.only == "overload"):
             section, capacity = sections.fancy(folder, rounds=given.rounds, seconds=2 * given.seconds)
