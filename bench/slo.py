@@ -21,8 +21,9 @@ from bench.watch import Watch
 from muleteer.testing.arrivals import RateAt, poisson
 from muleteer.testing.simulation import Call, Course, least_replicas, optimal_replica_seconds
 
-LEVELS = (0.1, 0.3, 0.5, 0.7)
-STEP = (0.18, 0.9)
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+STEP = (0.12, 0.6)  # to 90 % of what there is, what waits meanwhile would be cleared for longer than the limit
+CONNECTIONS_MAX = 2000
 SETTLING_S = 3.0
 
 
@@ -164,8 +165,9 @@ def _run(case: Case, trace: Trace, machine: Machine, folder: Path, dice: random.
     offsets = poisson(trace.rate_at(machine.capacity), machine.capacity, trace.seconds, dice)
     with Server(folder, *arguments, *case.declared) as server:
         _wait_for(server, 1)
+        target = Target(server.port, "/predict", nonce_body, connections_max=CONNECTIONS_MAX)
         with Watch(server.pid, folder) as watch:
-            records = drive(Load(Target(server.port, "/predict", nonce_body)).timed(offsets))
+            records = drive(Load(target).timed(offsets))
     begin = records[0].due - offsets[0]
     calls = _calls(records, begin)
     needs = least_replicas(calls, case.target_s, trace.level_s, trace.seconds, case.replicas_max)
