@@ -11,13 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import batching, many, nginx, plan, report, routing, sections, shadow, slo, wrk
+from bench import batching, many, nginx, plan, report, routing, sections, shadow, slo, threads, wrk
 from bench.measure import machine
 from muleteer import __version__
 
 BUSY_PERCENT_MAX = 10
 """Above this the figures say more about others than about us."""
-SECTIONS = ("starting", "front", "routing", "shadow", "batching", "slo", "many", "plan", "fancy", "overload")
+SECTIONS = ("starting", "front", "routing", "shadow", "batching", "slo", "many", "plan", "threads", "fancy", "overload")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -86,6 +86,8 @@ def main() -> int:
             found.append(
                 plan.section(folder, random.Random(given.seed), rounds=given.rounds, seconds=3 * given.seconds)
             )
+        if wanted("threads"):
+            found.append(threads.section(folder, rounds=given.rounds, seconds=given.seconds))
         capacity = 0.0
         if given.only in (None, "fancy", "overload") and (wanted("fancy") or given.only == "overload"):
             section, capacity = sections.fancy(folder, rounds=given.rounds, seconds=2 * given.seconds)
