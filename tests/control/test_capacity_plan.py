@@ -73,7 +73,7 @@ def test_too_few_cores_name_the_rate_and_the_cores_in_reach():
     busy = workload(cpu_s=0.02)
     found = plan(Question(300, 0.1, cores=2), busy)
     (problem,) = found.problems
-    assert problem.startswith(f"{found.cores_needed} cores needed, and there are 2: replicas beyond 3 would only share")
+    assert problem.startswith(f"{found.cores_needed} cores needed, and there are 2: replicas beyond 2 would only share")
     rate = float(problem.partition("In reach: ")[2].partition(" ")[0])
     assert 0 < rate < 100
     assert plan(Question(rate * 0.99, 0.1, cores=2), busy).problems == ()

@@ -25,6 +25,7 @@ LIMITS: Final = {
     "rate": "nothing is in the way: rate and target alone decide",
     "backlog": "calls that wait already: once they are served, fewer do",
     "hold": "a recent need: starting again would cost more than keeping",
+    "idle": "the time for which the last replica is kept after the last call",
     "target": "the target, which no number of replicas keeps",
     "min": "the declared minimum",
     "max": "the declared maximum",
