@@ -99,6 +99,20 @@ def test_a_fixed_number_is_only_advised() -> None:
     assert view.advice.startswith("2: the declared maximum; wanted ")
 
 
+def test_a_target_that_cannot_be_kept_is_said_after_a_while() -> None:
+    world = World(spec(slo=Slo(0.015)))
+    world.ticks(5, m=20)
+    assert world.scaler.unkept == {}, "it may be a moment"
+    world.ticks(8, m=20)
+    assert world.scaler.unkept == {"m": "p99 15ms is out of reach with any number of replicas"}
+    world.declare(spec(slo=Slo(0.1)))
+    world.ticks(30, m=20)
+    assert world.scaler.unkept == {}
+    few = World(spec(slo=Slo(0.1), replicas=1))
+    few.ticks(20, m=40)
+    assert few.scaler.unkept == {"m": "p99 100ms needs more replicas than were declared"}
+
+
 def test_neither_slo_nor_bounds_no_sizing() -> None:
     world = World(spec(replicas=3))
     world.ticks(3, m=50)

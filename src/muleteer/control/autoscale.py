@@ -19,17 +19,25 @@ import msgspec
 from muleteer.base.limits import SIZING_STEPS_MAX
 from muleteer.control.measure import Cpu, Load, Measure
 from muleteer.control.queueing import Service
-from muleteer.control.scaling import UNKNOWN_START_S, Bounds, Observed, Room, Sizer, Sizing
+from muleteer.control.scaling import UNKNOWN_START_S, Bounds, Limit, Observed, Room, Sizer, Sizing
 from muleteer.control.sizing import Workload, default_target_s
 from muleteer.control.startup import StartUps
 from muleteer.spec.fingerprint import fingerprint
 from muleteer.spec.settings import BackendSpec
+from muleteer.spec.units import format_seconds
 
 UNMEASURED_TARGET_S = 1.0
 """Aimed at while nothing is known of a backend without an slo; nothing is reckoned from it."""
 WAITING_KEPT_S = 2.0  # a gateway repeats itself every second
 RESTED_S = 5.0
 """Calls after such a silence are no part of it: a rate is of what came since."""
+UNKEPT_STEPS = 10  # decisions, some seconds
+_MISSING = {
+    "target": "is out of reach with any number of replicas",
+    "max": "needs more replicas than were declared",
+    "cpu": "needs more cores than there are",
+    "memory": "needs more memory than there is",
+}
 _LOADS = dict[str, Load]
 
 
@@ -49,16 +57,19 @@ class Sized:
         sizing: the last decision; None before the first.
         workload: what it was taken on.
         target_s: what was aimed at.
+        unkept: why the declared target cannot be kept; empty if it can.
     """
 
     __slots__ = (
         "due_s",
         "fingerprint",
+        "missed",
         "sizer",
         "sizing",
         "spec",
         "stepped_s",
         "target_s",
+        "unkept",
         "wanted",
         "workload",
     )
@@ -71,6 +82,8 @@ class Sized:
         self.sizing: Sizing | None = None
         self.workload: Workload | None = None
         self.target_s: float | None = None
+        self.unkept = ""
+        self.missed = 0  # decisions that found the target missed, less those that did not
         self.stepped_s = now
         self.due_s = 0.0
 
@@ -211,6 +224,11 @@ class Autoscaler:
                 changed.append(name)
         return changed
 
+    @property
+    def unkept(self) -> dict[str, str]:
+        """Backends whose declared target has not been kept for a while, and why it cannot be."""
+        return {name: sized.unkept for name, sized in self._sized.items() if sized.unkept}
+
     def wanted(self, spec: BackendSpec) -> int:
         """Replicas that a backend should have."""
         sized = self._sized.get(spec.name)
@@ -232,6 +250,19 @@ class Autoscaler:
     def measure(self, name: str) -> Measure | None:
         """None before its first call."""
         return self._measures.get(name)
+
+    @staticmethod
+    def _note_missing(sized: Sized, missing: Limit | None) -> None:
+        """What is so for a moment only, because a window was unlucky, is not worth a word."""
+        slo = sized.spec.settings.slo
+        if slo is None:
+            sized.unkept = ""
+            return
+        sized.missed = max(-UNKEPT_STEPS, min(UNKEPT_STEPS, sized.missed + (1 if missing is not None else -1)))
+        if sized.missed == UNKEPT_STEPS and missing is not None:
+            sized.unkept = f"p99 {format_seconds(slo.p99)} {_MISSING[missing]}"
+        elif sized.missed == -UNKEPT_STEPS:
+            sized.unkept = ""
 
     def _called(self, name: str) -> bool:
         measure = self._measures.get(name)
@@ -275,7 +306,8 @@ class Autoscaler:
             sized.sizer.sleep()  # it was given up for another, or found no room: none is started for calls of the past
         sized.stepped_s, sized.workload = now, workload
         sized.sizing = sized.sizer.step(seen, workload, Room(self.cores))
+        self._note_missing(sized, sized.sizing.missing)
         if settings.elastic:
             sized.wanted = sized.sizing.replicas
         resting = not (arrivals or open_calls) and sized.sizing.replicas <= sized.sizer.bounds.min
-        sized.due_s = math.inf if resting and not sized.sizer.rate() else now
+        sized.due_s = math.inf if resting and not (sized.sizer.rate() or sized.unkept) else now

@@ -94,6 +94,7 @@ class Controller:
         self._autoscaler = Autoscaler()
         self._allotter = Allotter(engine.capacity, self._autoscaler)
         self._awake = awake
+        self._unkept: set[str] = set()
         self._unallotted = True
         self._routes = Routes(cookie_key)
         self._fleets: dict[str, Fleet] = {}
@@ -237,9 +238,17 @@ class Controller:
                 lambda name: self._fleets[name].present(now),
                 lambda name: self._allotter.memory_bytes(self._fleets[name]),
             )
+            self._tell_unkept(autoscaler.unkept)
         self._resized(changed)
         self._unallotted = True
         self._wake.set()
+
+    def _tell_unkept(self, unkept: dict[str, str]) -> None:
+        for name in self._unkept - unkept.keys():
+            self.problems.end(f"slo of {name}")
+        for name, why in unkept.items():
+            self.problems.begin(f"slo of {name}", f"{why}: `muleteer explain {name}` tells more")
+        self._unkept = set(unkept)
 
     def _demanded(self, names: list[str]) -> None:
         """Calls came for backends that no replica serves."""

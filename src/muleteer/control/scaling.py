@@ -82,13 +82,20 @@ class Observed(NamedTuple):
 
 
 class Sizing:
-    """The decision and its reasons. The words are made when they are first read: most never are."""
+    """The decision and its reasons. The words are made when they are first read: most never are.
 
-    __slots__ = ("_one_more", "_reason", "limited_by", "replicas")
+    Attributes:
+        missing: why the target cannot be kept at the present rate (`target`, `max`, `cpu`, `memory`); None if it can.
+    """
 
-    def __init__(self, replicas: int, limited_by: Limit, reason: Words, one_more: Words) -> None:
+    __slots__ = ("_one_more", "_reason", "limited_by", "missing", "replicas")
+
+    def __init__(
+        self, replicas: int, limited_by: Limit, reason: Words, one_more: Words, missing: Limit | None = None
+    ) -> None:
         self.replicas = replicas
         self.limited_by = limited_by
+        self.missing = missing
         self._reason: Words | str = reason
         self._one_more: Words | str = one_more
 
@@ -180,7 +187,12 @@ class Sizer:
         useful = None
         if room.cores is not None and workload.cpu_s:
             useful = _held(self._useful, seen.now, useful_max(workload, room.cores), hold_s)
-        return self._bounded(wanted, workload, useful, room, forecast)
+        sizing = self._bounded(wanted, workload, useful, room, forecast)
+        if not need.attainable:
+            sizing.missing = "target"
+        elif sizing.replicas < need.replicas and sizing.limited_by in ("max", "cpu", "memory"):
+            sizing.missing = sizing.limited_by
+        return sizing
 
     def _kept(self, seen: Observed, wanted: _Wanted, startup_s: float) -> _Wanted:
         """Of a backend that may sleep: how long the last replica stays, whatever the rate was."""
