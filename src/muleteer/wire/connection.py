@@ -106,6 +106,7 @@ class Connection:
         self.role = role
         self._peer = Role.REPLICA if role is Role.GATEWAY else Role.GATEWAY
         self._states = {Role.GATEWAY: State.START, Role.REPLICA: State.START}
+        self._legal = {role: TABLE[role, State.START] for role in Role}  # the row of each end's state
         self._decoder = FrameDecoder(payload_max)
         self._open: set[int] = set()
         self._in_batch = False  # the gateway's last frame was a CALL with MORE
@@ -145,7 +146,8 @@ class Connection:
 
     def close(self) -> None:
         """The stream ended or broke: both ends are DEAD."""
-        self._states[Role.GATEWAY] = self._states[Role.REPLICA] = State.DEAD
+        for role in Role:
+            self._enter(role, State.DEAD)
         self._decoder.discard()
 
     def statistics(self) -> ConnectionStatistics:
@@ -153,11 +155,9 @@ class Connection:
         return ConnectionStatistics(self.state.value, self.peer_state.value, len(self._open), self._decoder.buffered)
 
     def _move(self, role: Role, kind: FrameType, id: int, flags: int) -> None:
-        states = self._states
-        state = states[role]
-        follows = TABLE[role, state].get(kind)
+        follows = self._legal[role].get(kind)
         if follows is None:
-            raise WireError(f"{role.value} may not send {kind.name} in state {state.value}")
+            raise WireError(f"{role.value} may not send {kind.name} in state {self._states[role].value}")
         if kind is _T.CALL:
             if id in self._open:
                 raise WireError(f"call {id} is already open")
@@ -171,10 +171,14 @@ class Connection:
             self._open.discard(id)
         elif kind is _T.CHUNK and id not in self._open:
             raise WireError(f"CHUNK for call {id}, which is not open")
-        if follows is not state:
-            states[role] = follows
+        if follows is not self._states[role]:
+            self._enter(role, follows)
             coupled = COUPLED.get(kind)
             if coupled is not None:
                 other, before, after = coupled
-                if states[other] is before:
-                    states[other] = after
+                if self._states[other] is before:
+                    self._enter(other, after)
+
+    def _enter(self, role: Role, state: State) -> None:
+        self._states[role] = state
+        self._legal[role] = TABLE[role, state]

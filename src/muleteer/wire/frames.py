@@ -32,8 +32,10 @@ MAGIC = b"\xabM"
 VERSION = 1
 _HEADER = struct.Struct("<2sBBHHIIQI")
 _CRC = struct.Struct("<I")
+_WHOLE = struct.Struct(_HEADER.format + "I")
 _META = struct.Struct("<H")
-HEADER_BYTES = _HEADER.size + _CRC.size
+_CHECKED_BYTES = _HEADER.size
+HEADER_BYTES = _WHOLE.size
 
 
 class FrameType(IntEnum):
@@ -75,7 +77,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 def encode(kind: FrameType, *, id: int = 0, budget: int = 0, flags: int = 0, payload: bytes = b"") -> bytes:
     """The bytes of one frame."""
     head = _HEADER.pack(MAGIC, VERSION, kind, flags, 0, len(payload), budget, id, crc32(payload))
-    return b"".join((head, _CRC.pack(crc32(head)), payload))
+    return head + _CRC.pack(crc32(head)) + payload
 
 
 def join_payload(meta: bytes, body: bytes) -> bytes:
@@ -142,10 +144,10 @@ class FrameDecoder:
         return frames
 
     def _header(self, data: bytes, offset: int) -> tuple[FrameType, int, int, int, int, int]:
-        magic, version, kind, flags, zero, length, budget, id, crc = _HEADER.unpack_from(data, offset)
+        magic, version, kind, flags, zero, length, budget, id, crc, own_crc = _WHOLE.unpack_from(data, offset)
         if magic != MAGIC:
             raise WireError(f"frame starts with {magic!r}, not {MAGIC!r}")
-        if crc32(data[offset : offset + _HEADER.size]) != _CRC.unpack_from(data, offset + _HEADER.size)[0]:
+        if crc32(data[offset : offset + _CHECKED_BYTES]) != own_crc:
             raise WireError("header checksum is wrong")
         if version != VERSION:
             raise WireError(f"protocol version {version}, this end speaks {VERSION}")
