@@ -1,0 +1,90 @@
+"""Models that do not all fit, by the real command: who starts, who gives way, who is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bench.server import Server, wait_until
+
+MODEL = """
+import time
+class Model:
+    def __init__(self):
+        self.held = b"x" * 40_000_000
+    def predict(self, seconds: float = 0.0):
+        time.sleep(seconds)
+        return "ok"
+"""
+DECLARED = """
+server: {memory_budget: 450MiB}
+backends:
+  a: {model: "model.py:Model", replicas: {min: 0, max: 1}, memory: 200MiB, idle: 1h}
+  b: {model: "model.py:Model", replicas: {min: 0, max: 1}, memory: 200MiB, idle: 1h}
+  c: {model: "model.py:Model", replicas: {min: 0, max: 1}, memory: 430MiB, idle: 1h}
+endpoints:
+  a: {route: /a, traffic: {a: 1}}
+  b: {route: /b, traffic: {b: 1}}
+  c: {route: /c, traffic: {c: 1}}
+"""
+
+
+def ask(server: Server, route: str, body: object) -> tuple[int, dict | str, str | None]:
+    """Status, answer, Retry-After."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}{route}",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=40) as answer:
+            return answer.status, json.load(answer), None
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error), error.headers["retry-after"]
+
+
+def running(server: Server) -> dict[str, list[dict]]:
+    """BACKEND → its replicas that stay."""
+    return {
+        backend["name"]: [each for each in backend["replicas"] if each["state"] not in ("stopping", "gone")]
+        for backend in server.status()["backends"]
+    }
+
+
+@pytest.fixture
+def folder():
+    path = Path(tempfile.mkdtemp(prefix="mule-"))
+    (path / "model.py").write_text(MODEL)
+    (path / "room.yaml").write_text(DECLARED)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def test_calls_make_room_and_what_cannot_fit_is_refused(folder) -> None:
+    with Server(folder, "-c", "room.yaml") as server:
+        assert ask(server, "/a", {})[:2] == (200, "ok")
+        assert ask(server, "/b", {})[:2] == (200, "ok")
+        told = server.status()
+        assert told["budget"]["memory_bytes"] == 450 * 2**20
+        assert 40_000_000 < running(server)["a"][0]["measured_bytes"] < 100_000_000
+        assert told["used"]["memory_bytes"] < 450 * 2**20
+        with ThreadPoolExecutor(1) as others:
+            working = others.submit(ask, server, "/a", {"seconds": 5.0})
+            wait_until(lambda: running(server)["a"][0]["in_flight"] == 1, "a works")
+            wait_until(lambda: ask(server, "/c", {})[0] == 503, "c is refused", seconds=5)
+            refused, error, retry_after = ask(server, "/c", {})
+            assert (refused, error["code"]) == (503, "memory"), error
+            assert int(retry_after) >= 1
+            assert working.result()[:2] == (200, "ok"), "who works is left to work"
+        wait_until(lambda: ask(server, "/c", {})[0] == 200, "c has room once a is idle", seconds=30)
+        assert running(server)["a"] == [], "one that holds 50 MB beside 430 MiB is too much"
+        assert server.status()["problems"] == {}
+        wait_until(lambda: ask(server, "/a", {})[0] == 200, "and a comes back when it is called", seconds=30)
