@@ -34,6 +34,8 @@ _ENVIRONMENT = {
 class RayCluster:
     """`start()` and `stop()`; everything of it lies in one folder, by which its processes are found."""
 
+    second = SECOND
+
     def __init__(self, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mulray"))
         self.environment = {**os.environ, **_ENVIRONMENT, **environment}
@@ -49,7 +51,7 @@ class RayCluster:
 
     def add_node(self, *, cpus: int = 8) -> None:
         """The second node, also again after it was killed."""
-        self._ray("start", f"--address={self.address}", f"--node-ip-address={SECOND}", *self._common(cpus))
+        self._ray("start", f"--address={self.address}", f"--node-ip-address={self.second}", *self._common(cpus))
 
     def stop(self) -> None:
         for _ in range(50):
@@ -102,9 +104,9 @@ class RayCluster:
             "--include-log-monitor=false",
         ]
 
-    def _ray(self, *arguments: str) -> None:
+    def _ray(self, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         done = subprocess.run(
-            [RAY, *arguments],
+            [*prefix, RAY, *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -112,6 +114,55 @@ class RayCluster:
             timeout=90,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+class SeparateCluster(RayCluster):
+    """Its second node has a network of its own, which `cut()` takes away without a word to either side. Needs root."""
+
+    head, second = "10.213.77.1", "10.213.77.2"
+
+    def __init__(self, **environment: str) -> None:
+        super().__init__(**environment)
+        self._space = f"mul{os.getpid()}"
+        self._link = f"mul{os.getpid()}a"
+
+    def open_network(self) -> bool:
+        """Whether this machine lets us."""
+        within = ("netns", "exec", self._space, "ip")
+        return all(
+            _ip(*words)
+            for words in (
+                ("netns", "add", self._space),
+                ("link", "add", self._link, "type", "veth", "peer", "name", "far", "netns", self._space),
+                ("addr", "add", f"{self.head}/24", "dev", self._link),
+                ("link", "set", self._link, "up"),
+                (*within, "addr", "add", f"{self.second}/24", "dev", "far"),
+                (*within, "link", "set", "far", "up"),
+                (*within, "link", "set", "lo", "up"),
+            )
+        )
+
+    def head_host(self) -> str:
+        return self.head
+
+    def add_node(self, *, cpus: int = 8) -> None:
+        arguments = ("start", f"--address={self.address}", f"--node-ip-address={self.second}", *self._common(cpus))
+        self._ray(*arguments, prefix=("ip", "netns", "exec", self._space))
+
+    def cut(self) -> None:
+        assert _ip("link", "set", self._link, "down")
+
+    def stop(self) -> None:
+        super().stop()
+        _ip("link", "del", self._link)
+        _ip("netns", "del", self._space)
+
+
+def _ip(*words: str) -> bool:
+    try:
+        return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _command_lines():

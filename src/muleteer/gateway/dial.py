@@ -37,6 +37,7 @@ class Dialer:
         while not self._retired:
             link = self._new_link(self.address.id)
             link.secret = self.address.secret
+            link.host = host_of(self.address.address)
             try:
                 await connect(self.address.address, link)
             except OSError:
@@ -68,6 +69,11 @@ class Dialer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+def host_of(address: str) -> str:
+    """Of `tcp:host:port`; empty for `unix:`."""
+    return address.removeprefix("tcp:").rpartition(":")[0] if address.startswith("tcp:") else ""
 
 
 async def connect(address: str, link: Link) -> None:

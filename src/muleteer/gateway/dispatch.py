@@ -377,6 +377,8 @@ class Dispatcher:
     def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
         """Its calls are run again or fail. Who broke a rule is killed: nothing it says is to be believed any more."""
         self._capacity.remove(link)
+        if link.silent:
+            self._leave_host(link.host)
         if error is not None:
             log("a replica broke the wire protocol", replica=link.replica, pid=link.pid, error=str(error))
             if link.pid:
@@ -398,6 +400,12 @@ class Dispatcher:
                 self._wait(call, front=True)
         self._fail_queue_if_unavailable()
         self.pull(now)
+
+    def _leave_host(self, host: str) -> None:
+        """One link there has gone silent, so the others have: what was lost must not be run again on one of them."""
+        for link in self.fleet.on_host(host):
+            self._capacity.remove(link)
+            link.close_soon()
 
     def abort_hung(self, now: float) -> None:
         """Have every replica killed whose oldest call runs too long; take back what stands behind a slow one."""

@@ -87,6 +87,13 @@ class Fleet:
                     break
         return found
 
+    def on_host(self, host: str) -> list[Link]:
+        """Links to replicas on a host that has gone silent: they are condemned, each is named once."""
+        found = [link for link in self.links if link.host == host and not link.condemned]
+        for link in found:
+            link.condemned = True
+        return found
+
     def take_back(self, patience_s: float, now: float) -> list[Call]:
         """Calls that were sent ahead to replicas that are stuck in others, each one's newest first. Most likely nothing
         has run them.

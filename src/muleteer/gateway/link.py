@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -21,6 +22,7 @@ UNRUN = frozenset({"draining", "cancelled"})
 RAN = frozenset({"model_error", "bad_model_output"})
 """Codes of ERROR that say that it was run."""
 _CODES = UNRUN | RAN | {"bad_json", "bad_arguments", "expired_in_queue"}
+_SILENCE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -89,6 +91,8 @@ class Link(asyncio.Protocol):
     Attributes:
         replica: the id that the address belongs to.
         secret: shown in HELLO; to be set before it is connected.
+        host: where the replica is, if not on this machine; likewise.
+        silent: it was lost because nothing came back from there any more.
         in_flight: calls without a terminal frame, in dispatch order, settled ones included: they hold the slot.
         load: how many those are; of a model that takes batches, how many batches.
         concurrency, pid, warm_up_us: from READY; 0 before.
@@ -102,6 +106,8 @@ class Link(asyncio.Protocol):
     ) -> None:
         self.replica = replica
         self.secret = ""
+        self.host = ""
+        self.silent = False
         self.in_flight: dict[int, Call] = {}
         self.load = 0
         self.concurrency = 0
@@ -237,6 +243,10 @@ class Link(asyncio.Protocol):
         """Close now. Calls in flight are lost."""
         self._lose(None)
 
+    def close_soon(self) -> None:
+        """The same in the next turn of the loop: its owner is in the middle of something."""
+        asyncio.get_running_loop().call_soon(self.close)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by inheritance
@@ -262,8 +272,9 @@ class Link(asyncio.Protocol):
             self._lose(error)
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason changes nothing
-        """EOF or reset: the replica is dead."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """EOF or reset: the replica is dead. Or its host has gone silent."""
+        self.silent = isinstance(exc, OSError) and exc.errno in _SILENCE
         self._lose(None)
         self.ended.set()
 

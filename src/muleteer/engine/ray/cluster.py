@@ -25,6 +25,7 @@ from muleteer.spec.ray_options import ray_options
 
 NAMESPACE = "muleteer"
 _THREADS = 16
+_HEADLESS_S = 7 * 24 * 3600
 _SENTENCE_CHARS_MAX = 2000
 _Found = TypeVar("_Found")
 
@@ -141,9 +142,10 @@ def sentence(error: BaseException) -> str:
 
 
 def _init(address: str) -> None:
+    # Ray's library ends a process whose head is silent for a minute; ours has other things to do
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_HEADLESS_S))
     import ray
 
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     if ray.is_initialized():
         return
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
