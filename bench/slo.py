@@ -24,7 +24,7 @@ from muleteer.testing.simulation import Call, Course, least_replicas, optimal_re
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 STEP = (0.12, 0.6)  # to 90 % of what there is, what waits meanwhile would be cleared for longer than the limit
 CONNECTIONS_MAX = 2000
-SETTLING_S = 3.0
+SETTLING_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def section(folder: Path, dice: random.Random, *, seconds: float) -> Section:
 def _measure(case: Case, folder: Path, dice: random.Random, seconds: float, found: Section) -> None:
     machine = _measured(case, folder)
     level_s = SETTLING_S + seconds
-    step = Trace((STEP[0], STEP[1], STEP[1]), level_s)
+    step = Trace(STEP, level_s)
     runs = [_run(case, trace, machine, folder, dice) for trace in (Trace(LEVELS, level_s), step)]
     settled = [kept for run in runs for kept in run.settled(case.target_s)]
     limit = machine.startup_s + RECOVERY_S
