@@ -65,13 +65,21 @@ class NeverRetries(FakeEngine):
         pass
 
 
+class StartsWithoutDevices(FakeEngine):
+    def start(self, request):
+        settings = msgspec.structs.replace(request.settings, gpus=0.0)
+        return super().start(msgspec.structs.replace(request, settings=settings))
+
+
 class OneAddress(FakeEngine):
     async def changes(self):
         async for status in super().changes():
             yield msgspec.structs.replace(status, address="unix:/fake/one.sock")
 
 
-@pytest.mark.parametrize("kind", [AdoptsNothing, StartsTwice, StopsInSilence, NeverRetries, OneAddress])
+@pytest.mark.parametrize(
+    "kind", [AdoptsNothing, StartsTwice, StopsInSilence, NeverRetries, OneAddress, StartsWithoutDevices]
+)
 def test_the_suite_finds_a_broken_engine(kind: type[FakeEngine]) -> None:
     with pytest.raises((AssertionError, TimeoutError, ValueError, KeyError)):
         asyncio.run(check_engine(rig_of(kind, 0.2)))

@@ -42,8 +42,12 @@ class FakeWorld:
             state="starting",
             pid=self._next_pid(),
         )
+        if request.settings.gpus:
+            last_exit = LastExit(reason="no_gpu", message="this world has no GPUs")
+            first = msgspec.structs.replace(first, state="failed", pid=None, last_exit=last_exit)
+        else:
+            self._load(first.id)
         self.replicas[request.id] = first
-        self._load(first.id)
         return first
 
     def crash(self, id: str, last_exit: LastExit) -> None:
@@ -139,7 +143,7 @@ class FakeEngine:
         self._world.retry(id)
 
     def capacity(self) -> Capacity:
-        """Four cores, no memory limit."""
+        """Four cores, no memory limit, no GPUs."""
         return Capacity(cpus=4.0, memory_bytes=None)
 
     def close(self) -> None:
@@ -217,6 +221,7 @@ async def check_engine(make_rig: Callable[[], AbstractAsyncContextManager[Engine
         _is_adopted,
         _ignores_the_unknown,
         _keeps_replicas_apart,
+        _never_starts_without_its_devices,
     ):
         async with make_rig() as rig:
             await law(rig)
@@ -323,4 +328,20 @@ async def _keeps_replicas_apart(rig: EngineRig) -> None:
     for id in (ids[0], ids[2]):
         watch.engine.stop(id)
         await watch.state(id, "gone")
+    await watch.close()
+
+
+async def _never_starts_without_its_devices(rig: EngineRig) -> None:
+    watch = _Watcher(rig)
+    await watch.open()
+    settings = msgspec.structs.replace(rig.good.settings, gpus=1000.0)
+    status = watch.engine.start(msgspec.structs.replace(rig.good, settings=settings))
+    if status.state not in ("backoff", "failed"):
+        status = await watch.state(rig.good.id, "backoff", "failed")
+    assert status.last_exit is not None
+    assert status.last_exit.message, "says what is missing"
+    watch.engine.stop(rig.good.id)
+    await watch.state(rig.good.id, "gone")
+    assert not [told for told in watch.history if told.state == "ready"]
+    assert watch.engine.statistics().replicas == {}
     await watch.close()
