@@ -1,5 +1,5 @@
-"""`python -m bench.batch_cost`: what a replica itself needs for one item of a batch, from the bytes of CALL frames to those
-of REPLY frames, without the socket; and so from which model on it reaches 0.90 of a bare loop over `predict_batch`.
+"""`python -m bench.batch_cost`: what a replica itself needs for one item of a batch, from the bytes of CALL frames to
+those of REPLY frames, without the socket; and so from which model on it reaches 0.90 of a bare loop.
 
 The least of many batches is shown: on a busy machine everything else is the neighbours'.
 """

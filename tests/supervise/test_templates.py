@@ -21,6 +21,7 @@ class Model:
     example = {"what": "pid"}
     def __init__(self):
         self.weights = np.ones(__BYTES__ // 8)
+        random.seed(1), np.random.seed(1)
         print("loaded by", os.getpid())
     def predict(self, what: str):
         if what == "numbers": return [random.random(), float(np.random.rand())]
