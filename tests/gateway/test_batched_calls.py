@@ -165,6 +165,35 @@ def test_a_batch_that_hangs_is_found(rig):
     rig(test)
 
 
+def test_calls_that_were_taken_back_are_no_longer_part_of_their_batch(rig):
+    """When the stuck replica comes to what stands in their place, they run elsewhere, since their own moment."""
+
+    async def test(rig):
+        await rig.start(1, batch=True, route={"batch_max": 8})
+        for _ in range(6):
+            await learn(rig)
+        stuck = rig.replicas[0]
+        stuck.heeds_cancel = False
+        stuck.script = lambda _: Answer(after_s=0.6)
+        first = await together(rig, 8)
+        await rig.until(lambda: stuck.batches == [8])
+        behind = await together(rig, 8)
+        await rig.until(lambda: rig.backend.replicas["model-1"].in_flight == 16)
+        other = await rig.replica(batch=True, script=lambda _: Answer(after_s=1.5))
+        rig.publish()
+        await rig.until(lambda: sum(other.batches) == 8)
+        started_s = [request.exchange.started_s for request in behind]
+        for request in first:
+            assert (await request.outcome()).status == 200
+        await rig.until(lambda: rig.backend.replicas["model-1"].in_flight == 0)
+        assert [request.exchange.started_s for request in behind] == started_s
+        for request in behind:
+            assert ((await request.outcome()).status, request.attempts) == (200, 1)
+        await rig.quiet()
+
+    rig(test)
+
+
 def test_a_replica_that_drains_answers_its_batch_and_gives_the_next_back(rig):
     async def test(rig):
         await rig.start(2, batch=True, script=slow)

@@ -104,15 +104,32 @@ def test_clients_have_equal_parts_of_a_batch():
     assert Counter(each.status for each in world.requests) == {200: 49}
 
 
+def test_clients_that_a_batch_has_no_room_for_are_first_in_the_next():
+    world = World(route(1, batch_max=2), None, batch_s=curve(0.05, 0.0))
+    warm(world)
+    world.batches.clear()
+    for client in "abc" * 6:
+        world.send(5.0, client=client, body=f"{client} {len(world.requests)}".encode())
+    world.run(5.0)
+    served = [body[:1] for batch in world.batches for body in batch]
+    assert served == [b"a", b"b", b"c"] * 6
+
+
 def test_a_killer_is_found_and_takes_none_of_its_batch_with_it():
     world = World(route(3, batch_max=64), None, batch_s=curve(0.02, 0.001))
     warm(world)
     world.kills = lambda bodies: b"killer" in bodies
-    requests = [world.send(10.0, body=b"killer" if number == 30 else None) for number in range(64)]
+    world.batches.clear()
+    requests = [world.send(10.0, body=b"killer" if number == 20 else None) for number in range(32)]
+    world.run(0.001)
+    for number in range(300):  # of others, who have their turns between those that are run again
+        requests.append(world.send(10.0, client=f"other {number % 7}"))
+        world.run(0.005)
     world.run(10.0)
+    assert [len(batch) for batch in world.batches if b"killer" in batch] == [32, 1]
     statuses = Counter(each.status for each in requests)
-    assert statuses == {200: 63, 502: 1}
-    assert requests[30].status == 502
+    assert statuses == {200: 331, 502: 1}
+    assert requests[20].status == 502
     world.executed[b"killer"] = 0
     again = world.send(2.0, body=b"killer")
     world.run(1.0)
