@@ -152,5 +152,11 @@ def test_the_budget_is_what_replicas_use_and_what_nobody_uses(capacity, memory_b
     assert budget_of(capacity, 200) == Budget(memory_bytes, 2)
 
 
+def test_what_replicas_are_forked_from_is_part_of_a_declared_budget() -> None:
+    assert budget_of(Capacity(2, 1000), 200, 150).memory_bytes == 850
+    found = Capacity(2, 1000, available_bytes=500)
+    assert budget_of(found, 200, 150) == budget_of(found, 200), "nobody has counted it as free"
+
+
 def test_devices_are_budgeted() -> None:
     assert budget_of(Capacity(2, None, ("0", "1")), 0).gpus == 2

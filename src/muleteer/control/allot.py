@@ -5,7 +5,7 @@ decides (`control.budget`), nor gateways.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from muleteer.base.limits import SIZING_TICK_S
 from muleteer.control.account import Account, ReplicaAccount, account
@@ -35,17 +35,20 @@ class Allotter:
         self._ledger = Ledger()
         self._meter = Meter()
         self._usage: dict[int, Usage] = {}
+        self._template_pids: frozenset[int] = frozenset()
         self._looked_s = 0.0
         self._reserved: dict[str, int] = {}  # by replica
         self._guessed: set[str] = set()  # replicas for which that was a guess
         self._used_s: dict[str, float] = {}  # when a replica last worked on a call
 
-    def look(self, now: float, fleets: Iterable[Fleet]) -> None:
-        """Measure what runs."""
+    def look(self, now: float, fleets: Iterable[Fleet], template_pids: Collection[int] = ()) -> None:
+        """Measure what runs, and the processes that replicas are forked from."""
         seconds, self._looked_s = now - self._looked_s, now
         fleets = list(fleets)
         seen = [(fleet, each) for fleet in fleets for each in fleet.replicas.values()]
-        self._usage = self._meter.look(now, {each.status.pid for _, each in seen if each.status.pid is not None})
+        self._template_pids = frozenset(template_pids)
+        pids = {each.status.pid for _, each in seen if each.status.pid is not None}
+        self._usage = self._meter.look(now, pids | self._template_pids)
         for fleet in fleets:
             used: dict[str, Cpu] = {}
             largest: dict[str, int] = {}
@@ -106,7 +109,9 @@ class Allotter:
 
     def allocate(self, now: float, fleets: Mapping[str, Fleet]) -> Allocation:
         """Who may have how many replicas now."""
-        budget = budget_of(self._capacity(), sum(usage.pss_bytes for usage in self._usage.values()))
+        templates = sum(usage.pss_bytes for pid, usage in self._usage.items() if pid in self._template_pids)
+        used = sum(usage.pss_bytes for usage in self._usage.values()) - templates
+        budget = budget_of(self._capacity(), used, templates)
         self.budget = budget
         demands = [self._demand(fleet, budget, now) for fleet in fleets.values() if fleet.backend is not None]
         holdings = [

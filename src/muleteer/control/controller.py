@@ -67,6 +67,7 @@ class Controller:
         server: the settings that this server was started with; None: those declared.
         cookie_key: see Snapshot.
         awake: backends that may not sleep for now.
+        template_pids: processes that replicas are forked from; their memory is the replicas' too.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Controller:
         server: ServerSettings | None = None,
         cookie_key: str = "",
         awake: Callable[[], Collection[str]] = tuple,
+        template_pids: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.declared = Declared()
         self._engine = engine
@@ -94,6 +96,7 @@ class Controller:
         self._autoscaler = Autoscaler()
         self._allotter = Allotter(engine.capacity, self._autoscaler)
         self._awake = awake
+        self._template_pids = template_pids
         self._unkept: set[str] = set()
         self._unallotted = True
         self._routes = Routes(cookie_key)
@@ -227,7 +230,7 @@ class Controller:
     def _size(self, loads: dict[str, dict[str, Any]] | None) -> None:
         """Decide how many replicas there should be, from what the gateways told; None: one of them told nothing."""
         now, autoscaler = self._clock.now(), self._autoscaler
-        self._allotter.look(now, self._fleets.values())
+        self._allotter.look(now, self._fleets.values(), self._template_pids())
         changed = autoscaler.keep_awake(self._awake())
         if loads is not None:
             for gateway, told in loads.items():

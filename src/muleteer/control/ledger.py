@@ -53,8 +53,9 @@ class Ledger:
         return Reservation(guess, False)
 
 
-def budget_of(capacity: Capacity, used_bytes: int) -> Budget:
-    """What all replicas may use together, while those that run use `used_bytes` (PSS).
+def budget_of(capacity: Capacity, used_bytes: int, template_bytes: int = 0) -> Budget:
+    """What all replicas may use together, while those that run use `used_bytes` (PSS), and the processes that some of
+    them are forked from `template_bytes`.
 
     Memory that was found, not declared, is what replicas use and what nobody uses; what others use, our own front and
     controller too, is not ours to give, and MEMORY_RESERVE % of all is left for what they may need next.
@@ -64,4 +65,6 @@ def budget_of(capacity: Capacity, used_bytes: int) -> Budget:
         memory = MEMORY_UNBOUND
     elif capacity.available_bytes is not None:
         memory = min(memory, used_bytes + capacity.available_bytes) - memory * MEMORY_RESERVE // 100
+    else:
+        memory -= template_bytes
     return Budget(max(0, memory), capacity.cpus, float(len(capacity.gpus)))

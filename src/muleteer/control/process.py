@@ -74,6 +74,9 @@ class ControlProcess:
             server=declaration.server,
             cookie_key=declaration.cookie_key,
             awake=self._versions_wanted,
+            template_pids=lambda: [
+                row.pid for row in self._processes.values() if "template_of" in row.labels and row.pid is not None
+            ],
         )
         self.rolling = Rolling(
             declaration,
