@@ -81,15 +81,15 @@ class Allotter:
         usage = self._usage.get(pid or 0)
         return None if usage is None else usage.pss_bytes
 
-    def account(self, fleets: Iterable[Fleet]) -> Account | None:
+    def account(self, now: float, fleets: Iterable[Fleet]) -> Account | None:
         """What each replica takes of the machine; None before the budget was asked."""
         if self.budget is None:
             return None
-        rows = ((each.status.id, self._row(fleet, each)) for fleet in fleets for each in fleet.replicas.values())
+        rows = ((each.status.id, self._row(fleet, each, now)) for fleet in fleets for each in fleet.replicas.values())
         return account(self.budget, rows)
 
-    def _row(self, fleet: Fleet, each: Observed) -> ReplicaAccount:
-        holding = self._holding(fleet, each, 0.0)
+    def _row(self, fleet: Fleet, each: Observed, now: float) -> ReplicaAccount:
+        holding = self._holding(fleet, each, now)
         return ReplicaAccount(
             memory_bytes=holding.counted_bytes if each.status.state != "failed" else 0,
             measured_bytes=self.pss_bytes(each.status.pid),

@@ -193,7 +193,7 @@ class Controller:
             capacity=self._engine.capacity(),
             settled=published and not self._dirty and all(fleet.settled() for fleet in fleets),
             sizings={name: view for name in self._fleets if (view := self._sizing(name)) is not None},
-            account=self._allotter.account(fleets),
+            account=self._allotter.account(now, fleets),
         )
 
     def _sizing(self, name: str) -> SizingView | None:
