@@ -142,9 +142,9 @@ def test_a_kind_is_reserved_as_declared_else_as_measured_else_as_guessed() -> No
     ("capacity", "memory_bytes"),
     [
         (Capacity(2, 1000), 1000),
-        (Capacity(2, 1000, available_bytes=500), 600),
-        (Capacity(2, 1000, available_bytes=950), 900),
-        (Capacity(2, 1000, available_bytes=0), 100),
+        (Capacity(2, 1000, available_bytes=500), 650),
+        (Capacity(2, 1000, available_bytes=950), 1000),
+        (Capacity(2, 1000, available_bytes=0), 200),
     ],
     ids=["declared", "others use 300", "others use little", "others use the rest"],
 )

@@ -58,13 +58,14 @@ def budget_of(capacity: Capacity, used_bytes: int, template_bytes: int = 0) -> B
     them are forked from `template_bytes`.
 
     Memory that was found, not declared, is what replicas use and what nobody uses; what others use, our own front and
-    controller too, is not ours to give, and MEMORY_RESERVE % of all is left for what they may need next.
+    controller too, is not ours to give, and of the rest MEMORY_RESERVE % are left for what they may need next.
     """
     memory = capacity.memory_bytes
     if memory is None:
         memory = MEMORY_UNBOUND
     elif capacity.available_bytes is not None:
-        memory = min(memory, used_bytes + capacity.available_bytes) - memory * MEMORY_RESERVE // 100
+        free = capacity.available_bytes
+        memory = min(memory, used_bytes + free - free * MEMORY_RESERVE // 100)
     else:
         memory -= template_bytes
     return Budget(max(0, memory), capacity.cpus, float(len(capacity.gpus)))
