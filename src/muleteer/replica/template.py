@@ -78,13 +78,8 @@ class Template:
                 os._exit(0)
             if not data:
                 os._exit(0)
-            try:
-                request = msgspec.json.decode(data, type=ForkRequest)
-                config = msgspec.json.decode(request.argv[-1], type=ReplicaConfig)
-                if self._fork(descriptors[0]):
-                    return self._become(request, config, descriptors)
-            except OSError as error:  # no process, no memory: the closed channel says so to the supervisor
-                log("cannot fork", error=str(error))
+            if self._fork(descriptors[0]):
+                return self._become(msgspec.json.decode(data, type=ForkRequest), descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
 
@@ -94,10 +89,17 @@ class Template:
         sys.stderr.flush()
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            middle = os.fork()
+            try:
+                middle = os.fork()
+            except OSError as error:  # no process, no memory: the closed channel says so to the supervisor
+                log("cannot fork", error=str(error))
+                return False
             if not middle:
-                self._fork_from_the_middle(control, ours, theirs)
-                self._wait_until_known(theirs)
+                try:
+                    self._fork_from_the_middle(control, ours, theirs)
+                    self._wait_until_known(theirs)
+                except OSError:  # whoever waits finds a closed channel
+                    os._exit(1)
                 return True
         os.waitpid(middle, 0)
         return False
@@ -105,21 +107,18 @@ class Template:
     def _fork_from_the_middle(self, control: int, ours: socket.socket, theirs: socket.socket) -> None:
         """Returns in the new process, which leads a session of its own then."""
         self._middle = os.getpid()
-        try:
-            pid = os.fork()
-            if not pid:
-                ours.close()
-                os.setsid()
-                theirs.send(_GO)
-                return
-            theirs.close()
-            channel = socket.socket(fileno=control)
-            if ours.recv(1):
-                channel.sendall(encode_line({"type": "born", "pid": pid}))
-                if channel.recv(4096):
-                    ours.send(_GO)
-        except OSError:  # whoever waits finds a closed channel
-            os._exit(1)
+        pid = os.fork()
+        if not pid:
+            ours.close()
+            os.setsid()
+            theirs.send(_GO)
+            return
+        theirs.close()
+        channel = socket.socket(fileno=control)
+        if ours.recv(1):
+            channel.sendall(encode_line({"type": "born", "pid": pid}))
+            if channel.recv(4096):
+                ours.send(_GO)
         os._exit(0)
 
     def _wait_until_known(self, theirs: socket.socket) -> None:
@@ -132,7 +131,7 @@ class Template:
         if os.getppid() != self._supervisor:  # it died before the line above
             os._exit(1)
 
-    def _become(self, request: ForkRequest, config: ReplicaConfig, descriptors: list[int]) -> Forked:
+    def _become(self, request: ForkRequest, descriptors: list[int]) -> Forked:
         control, output, *listeners = descriptors
         self._requests.close()
         self._control.close()
@@ -142,6 +141,7 @@ class Template:
         os.environ.update(request.env)
         _reseed()
         numbers = {"control": control, **dict(zip(request.sockets, listeners, strict=True))}
+        config = msgspec.json.decode(request.argv[-1], type=ReplicaConfig)
         return Forked(config, {name: socket.socket(fileno=number) for name, number in numbers.items()})
 
 
@@ -175,10 +175,9 @@ def _threads() -> list[str]:
 
 
 def _reseed() -> None:
-    """Replicas that draw the same numbers would be one replica, as far as chance goes."""
-    import random
-
-    random.seed()
+    """Replicas that draw the same numbers would be one replica, as far as chance goes. Python's own `random` sees to it
+    by itself.
+    """
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         numpy.seed()
