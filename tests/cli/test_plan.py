@@ -28,6 +28,11 @@ class Batched:
         time.sleep(0.004 + 0.001 * len(inputs))
         return inputs
 
+class Computes:
+    example = 3000
+    def predict(self, count: int) -> int:
+        return sum(each * each for each in range(count))
+
 class Chatty:
     def predict(self, count: int) -> None:
         print("y" * 9999)
@@ -145,6 +150,12 @@ def test_batches_are_measured_until_one_is_too_long(plan):
     assert [each["size"] for each in found["measured"]["batches"]] == [1, 2, 4, 8, 16]
     assert 1 < found["plan"]["batch_max"] <= 16
     assert found["plan"]["replicas"] < 400 * 0.005
+
+
+def test_a_model_that_computes_keeps_the_threads_it_was_measured_with(plan):
+    asked = ("--rate", "5", "--seconds", "0.5", "--cores", "4")
+    assert "    cpus: 1\n" in plan("Computes", *asked).stdout
+    assert "    cpus: 2\n" in plan("Computes", *asked, "--cpus", "2").stdout
 
 
 def test_what_is_out_of_reach_says_what_would_do(plan):

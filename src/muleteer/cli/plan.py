@@ -18,10 +18,11 @@ from muleteer.base.errors import UsageError, UsageErrors
 from muleteer.cli.exits import cannot_serve
 from muleteer.cli.flags import Parser, add_settings, forget_secrets, given_settings
 from muleteer.cli.output import harmless, say
-from muleteer.cli.plan_text import as_json, show_measured, show_plan
+from muleteer.cli.plan_text import as_json, share_on_core, show_measured, show_plan
 from muleteer.control.capacity_plan import CapacityPlan, Question, plan, yaml_text
 from muleteer.engine.local import LocalEngine
 from muleteer.engine.port import ReplicaRequest
+from muleteer.engine.threads import threads
 from muleteer.spec.load import resolve
 from muleteer.spec.names import check_name
 from muleteer.spec.settings import SETTINGS, BackendSettings, BackendSpec
@@ -43,6 +44,8 @@ OF_INTEREST = (
     "cpus",
 )
 OUT_OF_REACH = 1
+COMPUTES = 0.5
+"""Share of a call on a core from which a model computes rather than waits: then its threads decide how fast it is."""
 _BATCH_MAX = 1024
 
 
@@ -69,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         show_measured(measured)
     answer = _answer(question, measured)
     folder = Path(found.write or "muleteer.yaml").resolve().parent
-    text = yaml_text(answer, question, spec, found.route, folder=str(folder))
+    text = yaml_text(answer, question, _as_measured(spec, question, measured, answer), found.route, folder=str(folder))
     if found.json:
         say(as_json(question, measured, answer, text))
     else:
@@ -167,6 +170,16 @@ def _answer(question: Question, measured: Measured) -> CapacityPlan:
         if found.replicas == 1:
             break
     return found
+
+
+def _as_measured(spec: BackendSpec, question: Question, measured: Measured, answer: CapacityPlan) -> BackendSpec:
+    """With the threads that it was measured with, where a model that computes would get more on that machine."""
+    settings, cores = spec.settings, question.cores
+    served = msgspec.structs.replace(settings, replicas=answer.replicas)
+    computes = share_on_core(measured) > COMPUTES
+    if settings.cpus is not None or cores is None or not computes or threads(served, cores) == threads(settings, cores):
+        return spec
+    return msgspec.structs.replace(spec, settings=msgspec.structs.replace(settings, cpus=threads(settings, cores)))
 
 
 def _read_input(text: str) -> Unit:
