@@ -229,7 +229,7 @@ MEMORY_GUESS = _integer(
     "set aside for a model of unknown size, or an eighth of the budget, or what three of four others need",
 )
 MEMORY_RESERVE = _integer(
-    "memory_reserve_percent", 10, "% of memory", "where no budget is declared, left to the front, the cache and others"
+    "memory_reserve_percent", 10, "% of what is free", "where no budget is declared, left to the front and to others"
 )
 METER_S = _seconds(
     "meter_s", 1.0, "how often CPU time and children of a replica are read, and memory at most if it rests"
