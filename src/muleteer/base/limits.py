@@ -84,7 +84,7 @@ BATCH_MAX = _integer(
     "batch_max", 256, "calls", "in one batch, unless `batch_max` says less: beyond, a model gains little and holds much"
 )
 BATCH_BYTES_MAX = _integer(
-    "batch_bytes_max", 64 * 1024 * 1024, "bytes", "bodies in one batch: no more than one largest call may bring"
+    "batch_bytes_max", 16 * 1024 * 1024, "bytes", "bodies in one batch: while it is sent, it is held three times over"
 )
 BATCHES_SURE = _integer("batches_sure", 20, "batches", "fewer say little about how answers stray from the fitted line")
 BATCHES_REMEMBERED = _integer(
@@ -170,6 +170,15 @@ AHEAD_ITEM_S_MAX = _seconds(
 )
 AHEAD_S_MAX = _seconds(
     "ahead_s_max", 0.1, "calls sent ahead to a replica that is stuck this long in another are taken back"
+)
+SHARE_FADE_S = _seconds(
+    "share_fade_s", 0.5, "over which one of several gateways averages what the others take of the replicas"
+)
+TAKEOVER_S = _seconds(
+    "takeover_s", 0.05, "a connection that waits so long for one of several gateways is taken by another"
+)
+SCATTER_MAX = _integer(
+    "scatter_max", 8, "links", "equally idle, among which one of several gateways draws: so two seldom choose the same"
 )
 
 # a Ray cluster
