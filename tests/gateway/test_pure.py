@@ -240,6 +240,64 @@ def test_counts_hold_whatever_leaves(steps, chance):
     assert not queue.others_wait("nobody")
 
 
+def timed_member(name, arrived_s, deadline_s=100.0, priority=Priority.NORMAL, client="c"):
+    member = Member(name, priority, client)
+    member.arrived_s, member.deadline_s = arrived_s, deadline_s
+    return member
+
+
+def test_who_missed_the_target_stands_behind_who_may_keep_it():
+    queue = CallQueue()
+    for number in range(6):
+        queue.push(timed_member(f"n{number}", arrived_s=number))
+    queue.push(timed_member("critical", arrived_s=0, priority=Priority.CRITICAL))
+    queue.push(timed_member("sheddable", arrived_s=5.5, priority=Priority.SHEDDABLE))
+    queue.arrange(4.0, due_before_s=50.0)
+    assert [call.name for call in queue.in_turn()][:3] == ["critical", "n4", "n5"]
+    assert queue.ahead_of(Priority.NORMAL, "another") == 1 + 1 + 4, "those let in before count, also behind"
+    assert queue.newest_below(Priority.NORMAL).name == "sheddable"
+    assert drain(queue) == ["critical", "n4", "n5", "n0", "n1", "n2", "n3", "sheddable"]
+    assert (queue.depth, queue.bytes) == (0, 0)
+
+
+def test_deadlines_come_before_the_target():
+    queue = CallQueue()
+    queue.push(timed_member("soon", 0.0, deadline_s=9.0))
+    queue.push(timed_member("a", 1.0, deadline_s=30.0))
+    queue.push(timed_member("fresh", 8.0))
+    queue.arrange(5.0, due_before_s=10.0)
+    assert queue.first().name == "soon", "no time to stand behind"
+    queue.remove(queue.first())
+    queue.arrange(5.0, due_before_s=10.0)
+    assert queue.first().name == "fresh"
+    queue.arrange(25.0, due_before_s=31.0)
+    assert queue.first().name == "a", "its deadline came near"
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.floats(1, 60), st.integers(0, 3)), min_size=1, max_size=60
+    ),
+    st.randoms(),
+)
+def test_nobody_is_lost_by_arranging(steps, chance):
+    queue, present = CallQueue(), set()
+    for now, (priority, client, patience_s, leaving) in enumerate(steps):
+        member = timed_member(f"m{now}", now, now + patience_s, Priority(priority), f"c{client}")
+        queue.push(member)
+        present.add(member)
+        queue.arrange(now - 3.0, now + 5.0)
+        for _ in range(min(leaving, len(present))):
+            gone = queue.first() if chance.random() < 0.7 else chance.choice(sorted(present, key=lambda m: m.name))
+            queue.served(gone)
+            queue.remove(gone)
+            present.remove(gone)
+        assert set(queue) == set(queue.in_turn()) == present
+        assert queue.depth == len(present)
+        assert not present or queue.first() is next(queue.in_turn())
+    assert len(drain(queue)) == len(present)
+
+
 # -- wheel
 
 

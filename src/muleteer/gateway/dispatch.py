@@ -219,6 +219,7 @@ class Dispatcher:
 
     def pull(self, now: float) -> None:
         """Give free slots to those who wait; drop those whose time no longer suffices (rule 4)."""
+        self.gate.arrange(now)
         while self._queue.depth and (link := self.gate.slot(now)) is not None:
             if link.batched:
                 if self._filler.fill(link, now):

@@ -79,6 +79,16 @@ class Gate:
             call.client, call.priority, remaining_s, self._shared.waiting_bytes - call.size, size, shares=False
         )
 
+    def arrange(self, now: float) -> None:
+        """Where there is a target, calls that have missed it make no others miss it, while their deadlines allow."""
+        target_s, queue = self.route.slo_s, self.queue
+        if target_s is None or not queue.depth:
+            return
+        estimate = self.capacity.estimate(self.route, queue.depth)
+        if estimate is not None and not estimate.guessed:
+            last_s = admission.predicted_s(queue.depth, self.capacity.ready_slots, estimate)
+            queue.arrange(now - target_s, now + last_s)
+
     def slot(self, now: float) -> Link | None:
         """The link for the first call that waits. It is sent ahead only if its time suffices for two services."""
         slots = self.capacity.slots

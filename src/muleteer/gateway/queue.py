@@ -1,5 +1,8 @@
 """The line in front of a backend: priorities one after the other, the clients of one in turn, FIFO for each client.
 Pure; must not know links or admission.
+
+Where the backend has a target, calls that have missed it already stand behind those of their priority that may still
+keep it, in the order of their deadlines, for as long as those leave time for all who wait (`arrange`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,11 @@ class Queueable(Protocol):
     deadline_s: float
     size: int
     priority: Priority
+
+    @property
+    def arrived_s(self) -> float:
+        """When it came, monotonic seconds."""
+        ...
 
     @property
     def client(self) -> str:
@@ -105,18 +113,21 @@ class CallQueue(Generic[C]):
         bytes: of their bodies.
     """
 
-    __slots__ = ("_below", "_lines", "_waiting", "bytes", "depth")
+    __slots__ = ("_below", "_late", "_late_lines", "_lines", "_waiting", "bytes", "depth")
 
     def __init__(self) -> None:
         self._lines: tuple[_Line[C], ...] = tuple(_Line() for _ in Priority)
         self._below = tuple(self._lines[:priority:-1] for priority in Priority)  # the lowest first
+        self._late: set[C] = set()
+        self._late_lines: tuple[_Line[C], ...] = tuple(_Line() for _ in Priority)
         self._waiting: dict[str, int] = {}
         self.depth = 0
         self.bytes = 0
 
     def __iter__(self) -> Iterator[C]:
         """By priority, then as they came."""
-        return chain.from_iterable(line.calls for line in self._lines)
+        lines = zip(self._lines, self._late_lines, strict=True)
+        return chain.from_iterable(chain(line.calls, late.calls) for line, late in lines)
 
     def push(self, call: C, *, front: bool = False) -> None:
         """Last of its client's, or first of all in its priority: a call that comes back has waited already."""
@@ -127,20 +138,50 @@ class CallQueue(Generic[C]):
 
     def first(self) -> C:
         """The call that is next; it stays. The queue must not be empty."""
-        turns = next(line for line in self._lines if line.calls).turns
-        return next(iter(next(iter(turns.values()))))
+        for line, late in zip(self._lines, self._late_lines, strict=True):
+            if line.calls:
+                return next(iter(next(iter(line.turns.values()))))
+            if late.calls:
+                return next(iter(late.calls))
+        raise IndexError("nobody waits")
+
+    def arrange(self, arrived_before_s: float, due_before_s: float) -> None:
+        """Put calls that came before `arrived_before_s` behind the others of their priority, but for those with a
+        deadline before `due_before_s`; of those that stand there, put these first again.
+        """
+        for line, late in zip(self._lines, self._late_lines, strict=True):
+            last_s = next(reversed(late.calls)).deadline_s if late.calls else 0.0
+            while line.calls:
+                call = next(iter(line.calls))
+                if call.arrived_s >= arrived_before_s or call.deadline_s < max(due_before_s, last_s):
+                    break  # one with an earlier deadline than those behind stays before them
+                line.remove(call)
+                late.push(call, front=False)
+                self._late.add(call)
+                last_s = call.deadline_s
+            while late.calls and next(iter(late.calls)).deadline_s < due_before_s:
+                call = next(iter(late.calls))
+                late.remove(call)
+                line.push(call, front=True)
+                self._late.remove(call)
 
     def in_turn(self) -> Iterator[C]:
         """In the order in which they would be served one by one; O(1) each. Nothing may come or go meanwhile."""
-        return chain.from_iterable(line.in_turn() for line in self._lines)
+        lines = zip(self._lines, self._late_lines, strict=True)
+        return chain.from_iterable(chain(line.in_turn(), late.calls) for line, late in lines)
 
     def served(self, call: C) -> None:
         """`call` is about to run: its client had its turn. A call that is dropped takes no turn."""
-        self._lines[call.priority].turns.move_to_end(call.client)
+        if call not in self._late:
+            self._lines[call.priority].turns.move_to_end(call.client)
 
     def remove(self, call: C) -> None:
         """Take a waiting call out, from wherever it stands. It must be here."""
-        self._lines[call.priority].remove(call)
+        if call in self._late:
+            self._late.remove(call)
+            self._late_lines[call.priority].remove(call)
+        else:
+            self._lines[call.priority].remove(call)
         self.depth -= 1
         self.bytes -= call.size
         left = self._waiting[call.client] - 1
@@ -154,9 +195,10 @@ class CallQueue(Generic[C]):
         priority as many as it has turns itself.
         """
         line = self._lines[priority]
-        above = self.depth - len(line.calls)
+        above = self.depth - len(line.calls)  # the late ones of its own priority too: they were let in before
         for lower in self._below[priority]:
             above -= len(lower.calls)
+        above -= sum(len(late.calls) for late in self._late_lines[priority + 1 :])
         own = line.waiting(client)
         others = len(line.turns) - (own > 0)
         return above + min(len(line.calls), own + others * (own + 1))
@@ -166,6 +208,9 @@ class CallQueue(Generic[C]):
         for line in self._below[priority]:
             if line.calls:
                 return next(reversed(line.calls))
+        for late in reversed(self._late_lines[priority + 1 :]):
+            if late.calls:
+                return next(reversed(late.calls))
         return None
 
     def newest_of_most(self, call: C) -> C | None:

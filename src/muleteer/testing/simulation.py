@@ -95,7 +95,9 @@ class Backend(NamedTuple):
 
 
 class _Run:
-    """The state of one run. Admission is the gateway's rule, (queued + 1)·S/C + p99 ≤ D, with S and p99 known."""
+    """The state of one run. Admission is the gateway's rule, (queued + 1)·S/C + p99 ≤ D, with S and p99 known. Its order
+    too: calls that have missed the target stand behind the others while their deadlines allow.
+    """
 
     def __init__(self, backend: Backend, policy: Policy, target_s: float, services: Sequence[float]) -> None:
         self.backend, self.policy, self.target_s = backend, policy, target_s
@@ -103,6 +105,7 @@ class _Run:
         self.mean_s, self.p99_s = sum(ordered) / len(ordered), ordered[int(0.99 * len(ordered))]
         self.services = services
         self.line: deque[int] = deque()
+        self.late_line: deque[int] = deque()
         self.idle = self.ready = backend.initial
         self.leaving = 0  # of those that run, to be stopped when free
         self.starting: list[float] = []
@@ -118,9 +121,23 @@ class _Run:
         self.cost += (self.count() + self.leaving) * (now - self.changed)
         self.changed = now
 
+    def waiting(self) -> int:
+        return len(self.line) + len(self.late_line)
+
+    def predicted_s(self) -> float:
+        return (self.waiting() + 1) * self.mean_s / max(1, self.ready) + self.p99_s
+
+    def next(self, now: float, arrivals: Sequence[float]) -> int:
+        """Who waits and is served now."""
+        urgent = now + self.predicted_s() - self.backend.deadline_s
+        while self.line and urgent <= arrivals[self.line[0]] < now - self.target_s:
+            self.late_line.append(self.line.popleft())
+        if self.late_line and (not self.line or arrivals[self.late_line[0]] < urgent):
+            return self.late_line.popleft()
+        return self.line.popleft()
+
     def admit(self, call: int) -> bool:
-        wait_s = (len(self.line) + 1) * self.mean_s / max(1, self.ready) + self.p99_s
-        if self.idle == 0 and wait_s > self.backend.deadline_s:
+        if self.idle == 0 and self.predicted_s() > self.backend.deadline_s:
             return False
         self.line.append(call)
         return True
@@ -144,7 +161,7 @@ class _Run:
 
     def tick(self, now: float) -> None:
         shown = Tick(
-            now, self.backend.tick_s, self.arrivals, len(self.line), len(self.ends), self.ready,
+            now, self.backend.tick_s, self.arrivals, self.waiting(), len(self.ends), self.ready,
             tuple(at - now for at in sorted(self.starting)), tuple(self.done), self.late,
         )  # fmt: skip
         self.done, self.late, self.arrivals = [], 0, 0
@@ -163,8 +180,8 @@ def run(
     responses = [math.inf] * len(arrivals)
     came, size, next_tick = 0, len(arrivals), backend.tick_s
     end_s = arrivals[-1] if arrivals else 0.0
-    ends, line, starting = state.ends, state.line, state.starting
-    while came < size or ends or line:
+    ends, starting = state.ends, state.starting
+    while came < size or ends or state.waiting():
         due = ends[0][0] if ends else math.inf
         ready = starting[0] if starting else math.inf
         coming = arrivals[came] if came < size else math.inf
@@ -191,8 +208,8 @@ def run(
             state.tick(now)
             starting = state.starting
             next_tick += backend.tick_s
-        while state.idle and line:
-            call = line.popleft()
+        while state.idle and state.waiting():
+            call = state.next(now, arrivals)
             if now - arrivals[call] + state.p99_s > backend.deadline_s:
                 state.late += 1
                 continue
