@@ -7,7 +7,8 @@ import random
 import msgspec
 import pytest
 
-from muleteer.control.budget import Allocation, Demand, Holding, allocate, residence_s
+from muleteer.control.budget import Allocation, allocate
+from muleteer.control.claims import Demand, Holding, residence_s
 from muleteer.control.share import Budget
 
 GB = 10**9
@@ -180,6 +181,21 @@ def test_an_update_has_room_made_for_it_or_drains_first() -> None:
     assert counts(found) == {"a": 1}
     found = allocate([wants("a", least=1, surge=1)], [holds("a")], machine(2))
     assert (counts(found), found.drain_first) == ({"a": 2}, frozenset())
+
+
+def test_an_update_waits_for_room_that_comes_soon() -> None:
+    held = [holds("a"), holds("b", ready_s=0.5)]
+    found = allocate([wants("a", least=1, surge=1), wants("b")], held, machine(2))
+    assert (found.victims, found.drain_first) == ((), frozenset())
+    starting = holds("x", state="starting", known=False, reserved_bytes=GB)
+    found = allocate([wants("a", least=1, surge=1, known=False)], [held[0], starting], machine(3))
+    assert found.drain_first == frozenset(), "nor while it waits for another to be measured"
+
+
+def test_one_that_starts_is_no_reason_to_end_the_last_that_serves() -> None:
+    held = [holds("a"), holds("a", 2, state="starting")]
+    found = allocate([wants("a", 2, least=1), wants("b", waited_s=1.0)], held, machine(2))
+    assert found.victims == ()
 
 
 def test_growth_ends_idle_ones_first_whatever_their_age() -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from muleteer.base.limits import SIZING_TICK_S
 from muleteer.control.account import Account, ReplicaAccount, account
 from muleteer.control.autoscale import Autoscaler
-from muleteer.control.budget import Allocation, Demand, Holding, allocate
+from muleteer.control.budget import Allocation, allocate
+from muleteer.control.claims import Demand, Holding
 from muleteer.control.fleet import Fleet, Observed
 from muleteer.control.ledger import Ledger, budget_of
 from muleteer.control.measure import Cpu

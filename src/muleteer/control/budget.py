@@ -22,100 +22,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from muleteer.control.claims import Demand, Holding, residence_s
 from muleteer.control.share import Budget, Claim, Grant, shared
 from muleteer.control.warmth import Resident, victims
 from muleteer.spec.units import format_bytes
 
-RESIDENCE_STARTS = 2.0
-RESIDENCE_S_MIN = 1.0
 ROOM_S_MAX = 5.0
 """Calls wait this long for room, beside the start itself; whoever waits more is better told to come back."""
 RECENT_S = 5.0
 """A backend counts as used for so long after its last call: what it holds is its fair share then."""
-SETTLED_S = 1.0
-"""By then a replica was measured since it became ready; before, the figure is that of a half-loaded one."""
 CORES_OVER = 1.05
 """Measured cores beyond the budget by less than this are noise."""
 UNKNOWN_FACTOR = 2
 """Replicas of unknown size start beside one another while there would be room for this many times what was guessed."""
-
-
-def residence_s(startup_s: float) -> float:
-    """Seconds that a replica serves at least before it may be given up for another."""
-    return max(RESIDENCE_S_MIN, RESIDENCE_STARTS * startup_s)
-
-
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What one declared backend asks for now.
-
-    Attributes:
-        wanted: replicas, from its sizing or as declared.
-        least: of them, the declared minimum.
-        surge: replicas beyond `wanted` that an update needs for a while.
-        waited_s: seconds for which calls have been waiting for a slot of it; 0: none waits. Only where some wait, below
-            `least`, or for a surge is anything given up for it.
-        memory_bytes: to set aside for one replica that starts: declared, else measured, else guessed (`Ledger`).
-        known: that is no guess.
-        cores: that one replica keeps busy, declared or measured.
-        gpus: devices of one replica; below 1 a part of one.
-        startup_s: measured, or a guess.
-        rate: calls/s, recent ones weighing more.
-    """
-
-    backend: str
-    wanted: int
-    least: int = 0
-    surge: int = 0
-    waited_s: float = 0.0
-    memory_bytes: int = 0
-    known: bool = True
-    cores: float = 0.0
-    gpus: float = 0.0
-    weight: float = 1.0
-    startup_s: float = 1.0
-    rate: float = 0.0
-
-    @property
-    def waiting(self) -> bool:
-        """Whether calls wait."""
-        return self.waited_s > 0
-
-
-class Holding(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica that exists, in whatever state, also of a backend that is declared no more.
-
-    Attributes:
-        memory_bytes: measured (PSS); 0 before it was.
-        reserved_bytes: set aside when it was started; counts until it was ready for SETTLED_S.
-        declared_bytes: the `memory` it declares, or 0.
-        state: `leaving` includes everything that no gateway sends calls to any more.
-        busy: it works on a call.
-        ready_s, idle_s: seconds since it became ready, since its last call ended (or since ready).
-    """
-
-    backend: str
-    replica: str
-    state: str = "ready"
-    memory_bytes: int = 0
-    reserved_bytes: int = 0
-    declared_bytes: int = 0
-    gpus: float = 0.0
-    known: bool = True
-    busy: bool = False
-    ready_s: float = 0.0
-    idle_s: float = 0.0
-
-    @property
-    def counted_bytes(self) -> int:
-        """What it takes of the budget."""
-        if self.state == "starting" or (self.state == "ready" and self.ready_s < SETTLED_S):
-            return max(self.memory_bytes, self.reserved_bytes)
-        return self.memory_bytes or self.reserved_bytes
-
-    @property
-    def excess_bytes(self) -> int:
-        """By how much it outgrew what was declared, or set aside."""
-        return self.memory_bytes - (self.declared_bytes or self.reserved_bytes)
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -242,7 +161,7 @@ class _Machine:
             self._held[name] = limit
             if self._make_room(demand, count):
                 self._expecting.add(name)
-            elif count > max(demand.wanted, demand.least):
+            elif count > max(demand.wanted, demand.least) and limit[0] != "start" and not self._has_room_soon(demand):
                 self.drain_first.add(name)
 
     def share_cores(self) -> None:
@@ -269,6 +188,7 @@ class _Machine:
     def refusals(self, line: Iterable[Demand]) -> dict[str, Refusal]:
         """Who has nothing and gets nothing soon enough; `line`: all, in their order."""
         found, ahead, starts_s = {}, 0, 0.0
+        soon = self._soon("")
         for demand in line:
             name = demand.backend
             if self._granted[name] or name in self._expecting or name not in self._held:
@@ -281,31 +201,38 @@ class _Machine:
             if not self._fits(demand):
                 found[name] = Refusal(self._held[name][1], None)
                 continue
-            if self._suffices(demand) or self._way_out(demand) is not None:
-                continue  # nobody calls it; a call would make room
-            room_s = self._room_s(demand, ahead)
+            room_s = self._room_s(demand, ahead, soon)
             if room_s is None or room_s > ROOM_S_MAX:
                 found[name] = Refusal(self._held[name][1], room_s)
             elif demand.waiting:
                 ahead += demand.memory_bytes
         return found
 
-    def _room_s(self, demand: Demand, ahead_bytes: int) -> float | None:
-        """Seconds until enough of those that are idle or start have served their time, for `demand` and those ahead."""
+    def _has_room_soon(self, demand: Demand) -> bool:
+        room_s = self._room_s(demand, 0, self._soon(demand.backend))
+        return room_s is not None and room_s <= ROOM_S_MAX
+
+    def _room_s(self, demand: Demand, ahead_bytes: int, soon: list[tuple[float, Holding]]) -> float | None:
+        """Seconds until there can be room for `demand`, once those ahead of it have theirs; None: nobody knows."""
         short = demand.memory_bytes + ahead_bytes - self._free - self._coming
         gpus = demand.gpus - self._gpus_free - self._gpus_coming
-        soon = [self._staying[each.replica] for each in self._residents(demand.backend, settled=False)]
-        soon += [
-            each
-            for each in self._staying.values()
-            if each.state == "starting" and each.backend != demand.backend and not self._within_least(each)
-        ]
-        for wait_s, each in sorted(((self._residence_left_s(each), each) for each in soon), key=lambda pair: pair[0]):
-            short -= each.counted_bytes
-            gpus -= each.gpus
+        if short <= 0 and gpus <= 1e-9:
+            return 0.0
+        for wait_s, holding in soon:
+            short -= holding.counted_bytes
+            gpus -= holding.gpus
             if short <= 0 and gpus <= 1e-9:
                 return wait_s
         return None
+
+    def _soon(self, asking: str) -> list[tuple[float, Holding]]:
+        """Whom calls of `asking` could have ended, and in how many seconds: who is idle, or starts, or is one too many."""
+        found = {each.replica: self._staying[each.replica] for each in self._residents(asking, settled=False)}
+        found |= {each.replica: self._staying[each.replica] for each in self._beyond_share(asking)}
+        for each in self._staying.values():
+            if each.state == "starting" and each.backend != asking and not self._within_least(each):
+                found[each.replica] = each
+        return sorted(((self._residence_left_s(each), each) for each in found.values()), key=lambda pair: pair[0])
 
     def _limit(self, demand: Demand) -> tuple[str, str] | None:
         """What keeps one more of it from starting now."""
@@ -378,16 +305,15 @@ class _Machine:
 
     def _residents(self, asking: str | None, *, settled: bool = True) -> list[Resident]:
         """Idle replicas of other backends, beyond the declared minimum of each; `settled`: that served their time."""
-        spare: Counter[str] = Counter()
+        left = Counter(each.backend for each in self._staying.values() if each.state == "ready")
         found = []
         for each in sorted(self._staying.values(), key=lambda each: -each.idle_s):
             demand = self._demands.get(each.backend)
             if each.state != "ready" or each.busy or each.backend == asking or demand is None or demand.waiting:
                 continue
-            left = self._granted[each.backend] - spare[each.backend]
-            if left > demand.least and not (settled and self._residence_left_s(each)):
-                spare[each.backend] += 1
-                found.append(self._resident(each, spare=left > 1))
+            if left[each.backend] > demand.least and not (settled and self._residence_left_s(each)):
+                found.append(self._resident(each, spare=left[each.backend] > 1))
+                left[each.backend] -= 1
         return found
 
     def _beyond_share(self, asking: str) -> list[Resident]:

@@ -1,0 +1,88 @@
+"""What backends ask of a machine, and what replicas hold of it. Pure; must not know who decides, nor who measures."""
+
+from __future__ import annotations
+
+import msgspec
+
+RESIDENCE_STARTS = 2.0
+RESIDENCE_S_MIN = 1.0
+SETTLED_S = 1.0
+"""By then a replica was measured since it became ready; before, the figure is that of a half-loaded one."""
+
+
+def residence_s(startup_s: float) -> float:
+    """Seconds that a replica serves at least before it may be given up for another."""
+    return max(RESIDENCE_S_MIN, RESIDENCE_STARTS * startup_s)
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What one declared backend asks for now.
+
+    Attributes:
+        wanted: replicas, from its sizing or as declared.
+        least: of them, the declared minimum.
+        surge: replicas beyond `wanted` that an update needs for a while.
+        waited_s: seconds for which calls have been waiting for a slot of it; 0: none waits. Only where some wait, below
+            `least`, or for a surge is anything given up for it.
+        memory_bytes: to set aside for one replica that starts: declared, else measured, else guessed (`Ledger`).
+        known: that is no guess.
+        cores: that one replica keeps busy, declared or measured.
+        gpus: devices of one replica; below 1 a part of one.
+        startup_s: measured, or a guess.
+        rate: calls/s, recent ones weighing more.
+    """
+
+    backend: str
+    wanted: int
+    least: int = 0
+    surge: int = 0
+    waited_s: float = 0.0
+    memory_bytes: int = 0
+    known: bool = True
+    cores: float = 0.0
+    gpus: float = 0.0
+    weight: float = 1.0
+    startup_s: float = 1.0
+    rate: float = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether calls wait."""
+        return self.waited_s > 0
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica that exists, in whatever state, also of a backend that is declared no more.
+
+    Attributes:
+        memory_bytes: measured (PSS); 0 before it was.
+        reserved_bytes: set aside when it was started; counts until it was ready for SETTLED_S.
+        declared_bytes: the `memory` it declares, or 0.
+        state: `leaving` includes everything that no gateway sends calls to any more.
+        busy: it works on a call.
+        ready_s, idle_s: seconds since it became ready, since its last call ended (or since ready).
+    """
+
+    backend: str
+    replica: str
+    state: str = "ready"
+    memory_bytes: int = 0
+    reserved_bytes: int = 0
+    declared_bytes: int = 0
+    gpus: float = 0.0
+    known: bool = True
+    busy: bool = False
+    ready_s: float = 0.0
+    idle_s: float = 0.0
+
+    @property
+    def counted_bytes(self) -> int:
+        """What it takes of the budget."""
+        if self.state == "starting" or (self.state == "ready" and self.ready_s < SETTLED_S):
+            return max(self.memory_bytes, self.reserved_bytes)
+        return self.memory_bytes or self.reserved_bytes
+
+    @property
+    def excess_bytes(self) -> int:
+        """By how much it outgrew what was declared, or set aside."""
+        return self.memory_bytes - (self.declared_bytes or self.reserved_bytes)
