@@ -95,8 +95,8 @@ class Backend(NamedTuple):
 
 
 class _Run:
-    """The state of one run. Admission is the gateway's rule, (queued + 1)·S/C + p99 ≤ D, with S and p99 known. Its order
-    too: calls that have missed the target stand behind the others while their deadlines allow.
+    """The state of one run. Admission is the gateway's rule, (queued + 1)·S/C + p99 ≤ D, with S and p99 known. Its
+    order, too: calls that have missed the target stand behind the others while their deadlines allow.
     """
 
     def __init__(self, backend: Backend, policy: Policy, target_s: float, services: Sequence[float]) -> None:
