@@ -29,10 +29,9 @@ from muleteer.spec.start import Start
 from muleteer.supervise import events
 from muleteer.supervise.process import ProcessSpec
 from muleteer.supervise.rundir import RunDirectory
-from muleteer.supervise.sockets import listen_tcp
+from muleteer.supervise.sockets import listen_tcp, listen_tcp_together
 from muleteer.supervise.supervisor import Supervisor
 
-GATEWAY = "gateway-0"
 CONTROLLER = "controller"
 RAY = "ray"
 HTTP = "http"
@@ -97,8 +96,9 @@ class Server:
         directory.open(server.host, server.port)
         listening: dict[str, socket.socket] = {}
         try:
-            listening[HTTP] = listen_tcp(server.host, server.port)
-            bound = msgspec.structs.replace(server, port=listening[HTTP].getsockname()[1])
+            https = listen_tcp_together(server.host, server.port, len(gateway_names(server)))
+            listening |= zip(_http_names(server), https, strict=True)
+            bound = msgspec.structs.replace(server, port=https[0].getsockname()[1])
             if server.admin_port is not None:
                 listening[ADMIN_TCP] = listen_tcp(server.admin_host, server.admin_port)
                 bound = msgspec.structs.replace(bound, admin_port=listening[ADMIN_TCP].getsockname()[1])
@@ -171,35 +171,58 @@ class Server:
 
 
 def processes(server: ServerSettings) -> tuple[ProcessSpec, ...]:
-    """Controller, gateway, and the bridge to a Ray cluster if there is one; the controller asks for the replicas. `-P`:
-    files of the user must not shadow ours.
+    """Controller, gateways, and the bridge to a Ray cluster if there is one; the controller asks for the replicas.
+
+    `-P`: files of the user must not shadow ours.
     """
     run_dir = server.run_dir
-    config = {
-        "name": GATEWAY,
-        "run_dir": run_dir,
-        "drain_delay": server.drain_delay,
-        "grace": server.grace,
-        "debug": server.debug,
-    }
+    gateways = gateway_names(server)
     return (
         *([_ray_bridge(server)] if server.engine == "ray" else []),
         ProcessSpec(
             id=CONTROLLER,
-            argv=_module("muleteer.control", {"run_dir": run_dir}),
+            argv=_module("muleteer.control", {"run_dir": run_dir, "gateways": gateways}),
             sockets={
                 "admin": f"unix:{run_dir}/admin.sock",
                 **({ADMIN_TCP: ADMIN_TCP} if server.admin_port is not None else {}),
             },
             stop_rank=2,
         ),
-        ProcessSpec(
-            id=GATEWAY,
-            argv=_module("muleteer.gateway", config),
-            sockets={HTTP: HTTP, "gateway": f"unix:{run_dir}/{GATEWAY}.sock"},
-            grace_s=server.drain_delay + server.grace + _MARGIN_S,
-            stop_rank=0,
-        ),
+        *(_gateway(number, name, server) for number, name in enumerate(gateways)),
+    )
+
+
+def gateway_names(server: ServerSettings) -> list[str]:
+    """Of the gateways on this machine."""
+    return [f"gateway-{number}" for number in range(server.gateways if isinstance(server.gateways, int) else 1)]
+
+
+def _http_names(server: ServerSettings) -> list[str]:
+    """Of their listening sockets, in the same order."""
+    return [HTTP, *(f"{HTTP}-{number}" for number in range(1, len(gateway_names(server))))]
+
+
+def _gateway(number: int, name: str, server: ServerSettings) -> ProcessSpec:
+    """Each has its own line on the one port, and takes over what another one leaves waiting."""
+    https = _http_names(server)
+    own = https.pop(number)
+    config = {
+        "name": name,
+        "run_dir": server.run_dir,
+        "drain_delay": server.drain_delay,
+        "grace": server.grace,
+        "debug": server.debug,
+    }
+    return ProcessSpec(
+        id=name,
+        argv=_module("muleteer.gateway", config),
+        sockets={
+            HTTP: own,
+            **{f"other-{other}": other for other in https},
+            "gateway": f"unix:{server.run_dir}/{name}.sock",
+        },
+        grace_s=server.drain_delay + server.grace + _MARGIN_S,
+        stop_rank=0,
     )
 
 

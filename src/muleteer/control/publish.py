@@ -64,6 +64,7 @@ class Publisher:
 
     def publish(self, content: Snapshot) -> int:
         """Publish `content` (its revision is ignored) unless it is what was published last. The revision it has."""
+        content = msgspec.structs.replace(content, gateways=len(self._links))
         if self._last is EMPTY or msgspec.structs.replace(content, revision=self._last.revision) != self._last:
             self._last = msgspec.structs.replace(content, revision=self._last.revision + 1)
         for link in self._links:

@@ -1,8 +1,8 @@
 """Who may wait: the rules of docs/behaviour.md §3, in their order. Pure; must not know calls, links or clocks.
 
 Rule 1, start at once in an idle slot before an empty queue, is the caller's: there is nothing to ask here then.
-Words of the formulas: C ready slots, S mean service time, p99 of recent services, D remaining deadline, `queued` the
-calls that would be served before this one.
+Words of the formulas: C ready slots (beside other gateways: those that this one may reckon with), S mean service time,
+p99 of recent services, D remaining deadline, `queued` the calls that would be served before this one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def estimate_of(
     return None if warm_up_s is None else Estimate(warm_up_s, 0.0, guessed=True)
 
 
-def predicted_s(queued: int, slots: int, estimate: Estimate) -> float:
+def predicted_s(queued: int, slots: float, estimate: Estimate) -> float:
     """When a call behind `queued` others will be answered, at the latest: (queued + 1)·S/C + p99."""
     return (queued + 1) * estimate.mean_s / slots + estimate.p99_s
 
@@ -56,11 +56,11 @@ def predicted_s(queued: int, slots: int, estimate: Estimate) -> float:
 def refusal(
     *,
     queued: int,
-    slots: int,
+    slots: float,
     estimate: Estimate | None,
     remaining_s: float,
     uniform: Uniform,
-    places: int | None = None,
+    places: float | None = None,
 ) -> Refused | None:
     """Why a call may not wait, or None if it may. `uniform` spreads the Retry-After of many; so many `places` are there
     while nothing is known or only guessed (None: one per slot).
@@ -70,14 +70,15 @@ def refusal(
         if queued >= places:
             held = "one per slot " if places == slots else ""
             return Refused(
-                f"the queue is full: until {SAMPLES_MIN} calls are measured it holds {held}({places})",
+                f"the queue is full: until {SAMPLES_MIN} calls are measured it holds {held}({places:g})",
                 retry_after_s=retry_after_s(0.0, uniform()),
             )
     else:
         late_s = predicted_s(queued, slots, estimate) - remaining_s
         if late_s > 0 and not (estimate.guessed and queued < (slots if places is None else places)):
+            why = f"{queued} calls wait for {round(slots, 1):g} slots"
             return PredictedLate(
-                f"the answer would come {late_s:.1f} s after the deadline: {queued} calls wait for {slots} slots",
+                f"the answer would come {late_s:.1f} s after the deadline: {why}",
                 retry_after_s=retry_after_s(late_s, uniform()),
             )
     if queued >= CALLS_QUEUED_MAX:
@@ -109,18 +110,17 @@ def retry_after_s(late_s: float, uniform: float) -> int:
     return min(RETRY_AFTER_S_MAX, base + int(uniform * (1 + max(1, base // 4))))
 
 
-def queue_bound(slots: int, estimate: Estimate | None, deadline_s: float, places: int | None = None) -> int:
+def queue_bound(slots: float, estimate: Estimate | None, deadline_s: float, places: float | None = None) -> int:
     """How many calls with `deadline_s` may wait: the largest n with n·S/C + p99 ≤ D, within the hard cap. `places`: as
     of `refusal`.
     """
-    places = slots if places is None else places
+    least = math.floor(slots if places is None else places)
     if estimate is None:
-        return min(places, CALLS_QUEUED_MAX)
+        return min(least, CALLS_QUEUED_MAX)
     room_s = deadline_s - estimate.p99_s
     if estimate.mean_s <= 0:
         return CALLS_QUEUED_MAX if room_s >= 0 else 0
-    least = places if estimate.guessed else 0
-    return min(CALLS_QUEUED_MAX, max(least, math.floor(room_s * slots / estimate.mean_s)))
+    return min(CALLS_QUEUED_MAX, max(least if estimate.guessed else 0, math.floor(room_s * slots / estimate.mean_s)))
 
 
 def client_share(running: int, bound: int) -> int:

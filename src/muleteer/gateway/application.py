@@ -100,6 +100,7 @@ class Application:
         self._context = Context(self._dispatcher, lambda route, counts: EndpointMirror(route, counts, self._shadows))
         self._routes: Routes[Dispatcher] = Routes(EMPTY, self._context)
         self._traffic: set[str] = set()
+        self._gateways = 1
         self._backends: dict[str, BackendRoute] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
         self._retired: list[Dispatcher] = []
@@ -117,6 +118,9 @@ class Application:
         self._traffic = routes.backends_with_traffic()
         for endpoint in routes.endpoints:
             endpoint.counts.keep(routes.backends)
+        self._gateways = snapshot.gateways
+        for dispatcher in self._dispatchers.values():
+            dispatcher.gate.capacity.divide(self._gateways)
         before, self._backends = self._backends, {backend.name: backend for backend in snapshot.backends}
         for name, backend in self._backends.items():
             known = self._dispatchers.get(name)
@@ -243,6 +247,7 @@ class Application:
             route = self._backends[name]
             found = self._dispatchers[name] = Dispatcher(route, self._shared, self._dialer)
             found.gate.has_traffic = name in self._traffic
+            found.gate.capacity.divide(self._gateways)
             found.update(route)
         return found
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from typing import Generic, TypeVar
 
+from muleteer.gateway.begun import SENT_AHEAD, Begun
 from muleteer.gateway.call import Call
 
 O = TypeVar("O")  # noqa: E741 - an outcome: the answer, or why there is none
-SENT_AHEAD = math.inf
-"""`started_s` of what waits at the replica behind others."""
 
 
 class Batch(Generic[O]):
@@ -50,13 +47,11 @@ class Batches(Generic[O]):
         members: by the wire id of each call without an outcome.
     """
 
-    __slots__ = ("_ahead", "_concurrency", "_started", "members")
+    __slots__ = ("_begun", "members")
 
     def __init__(self, concurrency: int) -> None:
         self.members: dict[int, Batch[O]] = {}
-        self._concurrency = concurrency
-        self._started = 0
-        self._ahead: deque[Batch[O]] = deque()
+        self._begun: Begun[Batch[O]] = Begun(concurrency, Batch.begin)
 
     @property
     def begun_s(self) -> float:
@@ -66,21 +61,15 @@ class Batches(Generic[O]):
     def add(self, batch: Batch[O], now: float) -> None:
         """It is sent."""
         self.members |= dict.fromkeys(batch.calls, batch)
-        if self._started < self._concurrency:
-            self._started += 1
-            batch.begin(now)
-        else:
-            self._ahead.append(batch)
+        self._begun.add(batch, now)
 
     def ended(self, batch: Batch[O], now: float) -> None:
-        """It is whole: the next one that was sent ahead can begin."""
-        if batch.started_s == SENT_AHEAD:  # refused unrun
-            self._ahead.remove(batch)
-            return
-        self._started -= 1
-        if self._ahead:
-            self._started += 1
-            self._ahead.popleft().begin(now)
+        """It is whole."""
+        self._begun.ended(batch, now)
+
+    def resize(self, room: int, now: float) -> None:
+        """The replica has room for so many of ours."""
+        self._begun.resize(room, now)
 
     def ahead(self) -> list[int]:
         """Wire ids of the calls that were sent ahead, newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from muleteer.base.limits import (
     AHEAD_ITEM_S_MAX,
@@ -16,6 +17,7 @@ from muleteer.gateway.admission import Estimate, estimate_of, queue_bound
 from muleteer.gateway.batching import BatchPolicy, BatchRules, Pace
 from muleteer.gateway.estimator import MEAN_CALLS, ServiceEstimator
 from muleteer.gateway.link import Link
+from muleteer.gateway.share import Share
 from muleteer.gateway.slots import Slots
 from muleteer.gateway.statistics import ServiceStatistics
 from muleteer.spec.snapshot import ASLEEP, BackendRoute
@@ -34,8 +36,11 @@ class Capacity:
     reports, only decides whether calls are sent ahead as they come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self.slots: Slots[Link] = Slots()
+        self.gateways = 1
+        self._now = now
+        self._share = Share()
         self.batches: BatchPolicy | None = None  # where the model takes batches, once it said so
         self._services = ServiceEstimator()
         self._measured: Estimate | None = None  # kept between two services: it is asked for several times
@@ -54,7 +59,22 @@ class Capacity:
 
     def remove(self, link: Link) -> None:
         """A replica takes no more calls."""
-        self.slots.remove(link)
+        if link in self.slots:
+            self.slots.remove(link)
+            self._share.moved(-link.others, self._now())
+
+    def shared(self, link: Link, more: int) -> None:
+        """Other gateways take so many more slots of this replica."""
+        if link in self.slots:
+            self.slots.moved(link)
+            self._share.moved(more, self._now())
+
+    def divide(self, gateways: int) -> None:
+        """So many gateways use these replicas. What one sends ahead, all send; and only a replica that takes turns
+        between them knows who is next, so of longer calls none is sent ahead.
+        """
+        self.gateways = gateways
+        self.slots.scattered = gateways > 1
 
     def served(self, held_s: float, model_us: int, *, idempotent: bool) -> None:
         """A call held its slot for `held_s`, of which `model_us` in the user's method."""
@@ -65,9 +85,9 @@ class Capacity:
         if not idempotent or services.samples < SAMPLES_MIN:
             self.slots.extend(1)
         elif self._model_mean_s < CREDIT_SERVICE_S_MAX:
-            self.slots.extend(CREDIT_MAX, eager=True)
+            self.slots.extend(max(1, CREDIT_MAX // self.gateways), eager=True)
         else:
-            self.slots.extend(2 if services.p99_s <= AHEAD_SERVICE_S_MAX else 1)
+            self.slots.extend(2 if services.p99_s <= AHEAD_SERVICE_S_MAX and self.gateways == 1 else 1)
 
     def batch_served(self, size: int, held_s: float, model_us: int, *, idempotent: bool, plain: bool) -> None:
         """A batch of `size` held its slot for `held_s`. `plain`: it was run as a whole, so it teaches how long those
@@ -82,7 +102,7 @@ class Capacity:
         self.slots.extend(2 if idempotent and self._pays_ahead(self.batches) else 1)
 
     def _pays_ahead(self, batches: BatchPolicy) -> bool:
-        if not batches.known:
+        if not batches.known or self.gateways > 1:
             return False
         largest = batches.paces(self.ready_slots)[-1]
         return largest.upper_s <= AHEAD_SERVICE_S_MAX or largest.mean_s <= largest.size * AHEAD_ITEM_S_MAX
@@ -101,6 +121,11 @@ class Capacity:
     def ready_slots(self) -> int:
         """C. While every replica restarts: what it was when one last became ready, since it will be so again."""
         return self.slots.total or self._last_slots
+
+    @property
+    def own_slots(self) -> float:
+        """Of those, what this gateway may reckon with."""
+        return self._share.slots(self.ready_slots, self.gateways, self._now())
 
     @property
     def running_max(self) -> int:
@@ -131,8 +156,8 @@ class Capacity:
 
     def bound(self, route: BackendRoute) -> int:
         """How many calls with the backend's own timeout may wait."""
-        slots, places = self.ready_slots, self.places(route)
-        if self.batches is not None and (paces := self.batches.paces(slots)):
+        slots, places = self.own_slots, self.places(route)
+        if self.batches is not None and (paces := self.batches.paces(self.ready_slots)):
             estimates = [self._of(pace, known=self.batches.known) for pace in paces]
             return max(queue_bound(slots, estimate, route.timeout_s, places) for estimate in estimates)
         return queue_bound(slots, self.estimate(route), route.timeout_s, places)
@@ -143,7 +168,7 @@ class Capacity:
         if not paces:
             seconds = route.expected_s if route.expected_s is not None else self._warm_up_s
             return None if seconds is None else Estimate(seconds, 0.0, guessed=True)
-        share = (queued + 1) / self.ready_slots
+        share = (queued + 1) / self.own_slots
         best, least_s = paces[0], share * paces[0].mean_s + paces[0].upper_s
         for pace in paces:
             if pace.size > queued + 1:

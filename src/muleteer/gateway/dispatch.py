@@ -23,7 +23,8 @@ from muleteer.base.errors import (
 )
 from muleteer.base.limits import BOUNCES_MAX
 from muleteer.gateway.answers import Answers
-from muleteer.gateway.batch import SENT_AHEAD, Batch
+from muleteer.gateway.batch import Batch
+from muleteer.gateway.begun import SENT_AHEAD
 from muleteer.gateway.budget import RetryPlace
 from muleteer.gateway.call import QUEUED, READING, RUNNING, SETTLED, Call, Priority
 from muleteer.gateway.exchange import Head, Response
@@ -71,6 +72,7 @@ class Dispatcher:
         self._filler = Filler(self.gate, self._quarantine, shared, self)
         self.counts = CallCounts()
         self._copy_counts = CallCounts()
+        self._behind: dict[Link, None] = {}  # with calls of ours behind those of other gateways
         self._answers = Answers(route.name, shared)
 
     # -- the world changes
@@ -232,6 +234,23 @@ class Dispatcher:
                 self._queue.served(call)
                 self.ledger.leave_place(call)
                 self._start(self.gate.own_link(call, link), call, now)
+        if self._behind and not self._queue.depth:
+            self._move_on(now)
+
+    def _move_on(self, now: float) -> None:
+        """Of calls that stand behind those of other gateways, as many as slots idle here go there instead."""
+        for link in list(self._behind):
+            idle = self._slots.next_for_new()
+            if idle is None or idle.load >= idle.concurrency:
+                return
+            del self._behind[link]
+            for call in link.take_back(0.0, now):
+                if call.state is not SETTLED:
+                    call.attempts -= 1
+                    call.counts.moved += 1
+                    self._wait(call, front=True)
+            if self._queue.depth:
+                self.pull(now)
 
     def drop(self, call: Call, now: float) -> None:
         """It waits, and must not be sent: poison, or too late."""
@@ -324,6 +343,15 @@ class Dispatcher:
         """It takes no more calls."""
         self._capacity.remove(link)
 
+    def link_shared(self, link: Link, more: int) -> None:
+        """Other gateways have more calls there, or fewer: whose turn has not come goes to a slot that idles."""
+        self._capacity.shared(link, more)
+        if link.ahead and self.gate.route.idempotent:
+            self._behind[link] = None
+        else:
+            self._behind.pop(link, None)
+        self.pull(self._shared.now())
+
     def call_replied(self, link: Link, call: Call, body: bytes, service_us: int) -> None:
         """The model's answer. The slot goes to the next call first: the replica must not wait for us to write."""
         now = self._shared.now()
@@ -378,6 +406,7 @@ class Dispatcher:
     def link_lost(self, link: Link, calls: list[Call], error: WireError | None) -> None:
         """Its calls are run again or fail. Who broke a rule is killed: nothing it says is to be believed any more."""
         self._capacity.remove(link)
+        self._behind.pop(link, None)
         if link.silent:
             self._leave_host(link.host)
         if error is not None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from muleteer.gateway.batch import SENT_AHEAD, Batch
+from muleteer.gateway.batch import Batch
 from muleteer.gateway.batching import Hold, Limit, Take
+from muleteer.gateway.begun import SENT_AHEAD
 from muleteer.gateway.call import QUEUED, Call
 from muleteer.gateway.gate import Gate
 from muleteer.gateway.link import RAN, Link, Outcome

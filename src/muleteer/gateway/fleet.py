@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from muleteer.base.limits import HANG_GRACE_S
-from muleteer.gateway.batch import SENT_AHEAD
+from muleteer.gateway.begun import SENT_AHEAD
 from muleteer.gateway.call import Call
 from muleteer.gateway.link import Link
 from muleteer.gateway.statistics import ReplicaStatistics

@@ -57,7 +57,7 @@ class Gate:
 
     def __init__(self, route: BackendRoute, shared: Shared) -> None:
         self.route = route
-        self.capacity = Capacity()
+        self.capacity = Capacity(shared.now)
         self.queue: CallQueue[Call] = CallQueue()
         self.held: dict[str, int] = {}
         self.was_ready = False
@@ -262,7 +262,7 @@ class Gate:
         estimate = capacity.estimate(self.route, queued)
         return admission.refusal(
             queued=queued,
-            slots=capacity.ready_slots,
+            slots=capacity.own_slots,
             estimate=estimate,
             remaining_s=remaining_s if capacity.slots.total else remaining_s - self.start_left_s(),
             uniform=random.random,

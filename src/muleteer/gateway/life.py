@@ -21,6 +21,7 @@ from muleteer.spec.snapshot import Snapshot
 from muleteer.telemetry.log import log
 
 _LINK_UP_POLL_S = 0.002
+_OWN = frozenset({"control", "http", "gateway"})
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,7 +45,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Life:
-    """One gateway process. `sockets`: inherited, by name: `control`, `http` and `gateway`."""
+    """One gateway process. `sockets`: inherited, by name: `control`, `http`, `gateway`; any other is the `http` of
+    another gateway.
+    """
 
     def __init__(self, config: GatewayConfig, sockets: dict[str, socket.socket]) -> None:
         self._config = config
@@ -66,7 +69,8 @@ class Life:
         steering = await loop.create_unix_server(
             lambda: Steering(self._application, self._statistics), sock=self._sockets["gateway"]
         )
-        await self._http.open(self._sockets["http"])
+        others = [sock for name, sock in self._sockets.items() if name not in _OWN]
+        await self._http.open(self._sockets["http"], others)
         self._channel.ready()
         await self._stop.wait()
 

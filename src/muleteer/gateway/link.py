@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections import deque
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -12,7 +11,8 @@ import msgspec
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import WireError
-from muleteer.gateway.batch import SENT_AHEAD, Batch, Batches
+from muleteer.gateway.batch import Batch, Batches
+from muleteer.gateway.begun import SENT_AHEAD, Begun
 from muleteer.gateway.call import SETTLED, Call
 from muleteer.wire.connection import Connection, Role, State
 from muleteer.wire.frames import VERSION, Flag, Frame, FrameType, join_payload, split_payload
@@ -51,14 +51,26 @@ class CallMetadata(msgspec.Struct, frozen=True):
     id: str
 
 
+class OthersPayload(msgspec.Struct, frozen=True):
+    """Payload of STATS: slots that the calls of other gateways take, and how many of them have more waiting there."""
+
+    running: int = 0
+    waiting: int = 0
+
+
 Outcome = bytes | ErrorPayload
 """Of a call in a batch: the model's answer as JSON, or why there is none."""
 _ready_decoder = msgspec.json.Decoder(ReadyPayload)
 _error_decoder = msgspec.json.Decoder(ErrorPayload)
+_others_decoder = msgspec.json.Decoder(OthersPayload)
 
 
 class LinkOwner(Protocol):
     """Whom a link tells what happened. Each call that was started is named in exactly one of the last four."""
+
+    def link_shared(self, link: Link, more: int) -> None:
+        """The replica tells of other gateways' calls: they take so many more slots than before (or fewer, if < 0)."""
+        ...
 
     def link_ready(self, link: Link) -> None:
         """The replica takes calls."""
@@ -94,7 +106,9 @@ class Link(asyncio.Protocol):
         host: where the replica is, if not on this machine; likewise.
         silent: it was lost because nothing came back from there any more.
         in_flight: calls without a terminal frame, in dispatch order, settled ones included: they hold the slot.
-        load: how many those are; of a model that takes batches, how many batches.
+        load: how many those are; of a model that takes batches, how many batches. What other gateways have there counts
+            as well, as far as the replica tells.
+        others: slots that calls of other gateways take.
         concurrency, pid, warm_up_us: from READY; 0 before.
         batched: the model takes batches: it gets nothing else.
         condemned: reported as hung; takes no more calls.
@@ -110,6 +124,7 @@ class Link(asyncio.Protocol):
         self.silent = False
         self.in_flight: dict[int, Call] = {}
         self.load = 0
+        self.others = 0
         self.concurrency = 0
         self.pid = 0
         self.warm_up_us = 0
@@ -123,8 +138,8 @@ class Link(asyncio.Protocol):
         self._connection = Connection(Role.GATEWAY, payload_max=payload_max)
         self._transport: asyncio.WriteTransport | None = None
         self._last_id = 0
-        self._started = 0
-        self._ahead: deque[int] = deque()
+        self._others_wait = 0
+        self._begun: Begun[int] = Begun(0, self._begin)
         self._batches: Batches[Outcome] = Batches(0)
         self._leaving = False
         self._lost = False
@@ -166,12 +181,7 @@ class Link(asyncio.Protocol):
         call.link = self
         call.link_id = id
         call.dispatched_s = now
-        if self._started < self.concurrency:
-            self._started += 1
-            call.started_s = now
-        else:
-            self._ahead.append(id)
-            call.started_s = SENT_AHEAD
+        self._begun.add(id, now)
         budget_ms = max(1, int((call.deadline_s - now) * 1000))
         payload = join_payload(_encode(CallMetadata(call.head.request_id)), call.body)
         self._write(FrameType.CALL, id=id, budget=budget_ms, payload=payload)
@@ -209,11 +219,16 @@ class Link(asyncio.Protocol):
         if call.link_id in self.in_flight and not self._lost:
             self._write(FrameType.CANCEL, id=call.link_id)
 
+    @property
+    def ahead(self) -> list[int]:
+        """Wire ids of calls that wait at the replica behind others, newest first."""
+        return self._batches.ahead() if self.batched else self._begun.ahead
+
     def take_back(self, patience_s: float, now: float) -> list[Call]:
         """The calls that were sent ahead, newest first, if no call was begun or ended here for `patience_s`: they are
         the caller's again. The replica is told; should it run one all the same, nobody waits for the answer.
         """
-        ahead = self._batches.ahead() if self.batched else list(reversed(self._ahead))
+        ahead = self.ahead
         if not ahead or self._lost:
             return []
         begun_s = [call.started_s for call in self.in_flight.values() if call.started_s != SENT_AHEAD]
@@ -302,7 +317,9 @@ class Link(asyncio.Protocol):
         elif kind is FrameType.DRAIN:
             self._write_drain()
             self._owner.link_draining(self)
-        elif kind is not FrameType.STATS:
+        elif kind is FrameType.STATS:
+            self._shared(frame.payload)
+        else:
             raise WireError(f"{kind.name} belongs to streams, which this gateway did not ask for")
         if self._leaving:
             self._close_if_done()
@@ -321,6 +338,7 @@ class Link(asyncio.Protocol):
         self.warm_up_us = max(0, ready.warm_up_us)
         self.batched = ready.batch
         self._batches = Batches(ready.concurrency)
+        self._begun.resize(ready.concurrency, self._now())
         if self._leaving:
             self._write_drain()
         else:
@@ -330,14 +348,26 @@ class Link(asyncio.Protocol):
         """Take the call out, and let the next one that was sent ahead count as started."""
         call = self.in_flight.pop(id)
         self.load -= 1
-        if call.started_s != SENT_AHEAD:
-            self._started -= 1
-            while self._ahead and self._started < self.concurrency:
-                following = self.in_flight.get(self._ahead.popleft())
-                if following is not None:
-                    following.started_s = self._now()
-                    self._started += 1
+        self._begun.ended(id, self._now())
         return call
+
+    def _begin(self, id: int, when_s: float) -> None:
+        self.in_flight[id].started_s = when_s
+
+    def _shared(self, payload: bytes) -> None:
+        """Other gateways have more calls there, or fewer: those that run leave so much less room for ours."""
+        try:
+            told = _others_decoder.decode(payload or b"{}")
+        except msgspec.DecodeError as broken:
+            raise WireError(f"STATS payload: {broken}") from None
+        if not (0 <= told.running <= self.concurrency and told.waiting >= 0):
+            raise WireError(f"STATS tells of {told.running} running and {told.waiting} waiting")
+        more = told.running - self.others
+        self.load += more + told.waiting - self._others_wait
+        self.others, self._others_wait = told.running, told.waiting
+        begun = self._batches if self.batched else self._begun
+        begun.resize(self.concurrency - told.running, self._now())
+        self._owner.link_shared(self, more)
 
     def _member_ended(self, frame: Frame, outcome: Outcome) -> None:
         """One call of a batch has its outcome; the owner hears of it with the last: they come together, and first of
@@ -382,7 +412,7 @@ class Link(asyncio.Protocol):
             self._transport.abort()
         calls = list(self.in_flight.values())
         self.in_flight.clear()
-        self.load = 0
+        self.load = self._others_wait = 0
         self._owner.link_lost(self, calls, error)
         for batch in self._batches.partial():
             self._owner.batch_ended(self, batch)

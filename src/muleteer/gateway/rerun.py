@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from muleteer.base.errors import Poison, ReplicaError, ReplicaProtocolError, RequestError, WireError
 from muleteer.base.limits import ATTEMPTS_MAX
-from muleteer.gateway.batch import SENT_AHEAD
+from muleteer.gateway.begun import SENT_AHEAD
 from muleteer.gateway.budget import RetryBudget, RetryPlace
 from muleteer.gateway.call import Call
 from muleteer.gateway.gate import Gate

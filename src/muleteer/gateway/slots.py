@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
+
+from muleteer.base.limits import SCATTER_MAX
 
 
 class Loaded(Protocol):
@@ -30,14 +34,16 @@ class Slots(Generic[L]):
         total: C, the sum of the links' concurrency. Calls sent ahead on credit are no slots.
         credit: calls (or batches) per slot that a link may hold. 1 is late binding; more hides the round trip.
         eager: calls are sent ahead as they come, not only those that had to wait anyway.
+        scattered: among equals draw lots, because other gateways choose among the same.
     """
 
-    __slots__ = ("_levels", "_lowest", "_places", "credit", "eager", "total")
+    __slots__ = ("_levels", "_lowest", "_places", "credit", "eager", "scattered", "total")
 
     def __init__(self) -> None:
         self.total = 0
         self.credit = 1
         self.eager = False
+        self.scattered = False
         self._levels: list[dict[L, None]] = [{}]
         self._lowest = 0  # no level under this one has a link
         self._places: dict[L, int] = {}  # the level of each link; -1: no room
@@ -114,6 +120,10 @@ class Slots(Generic[L]):
         for load in range(self._lowest, len(levels)):
             if levels[load]:
                 self._lowest = load
-                return next(iter(levels[load]))
+                equals = levels[load]
+                if self.scattered and len(equals) > 1:
+                    drawn = random.randrange(min(len(equals), SCATTER_MAX))  # noqa: S311  no secret
+                    return next(islice(equals, drawn, None))
+                return next(iter(equals))
         self._lowest = len(levels)
         return None

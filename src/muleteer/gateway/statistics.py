@@ -65,7 +65,8 @@ class BatchStatistics(msgspec.Struct, frozen=True, gc=False):
 
 class CallCounts(msgspec.Struct, gc=False):
     """Since the start. `answered` with 200; `failed`: settled with an error; `refused`: never admitted (by code);
-    `displaced`: left for another backend, unrun, when this one was removed.
+    `displaced`: left for another backend, unrun, when this one was removed; `moved`: taken back from a replica that
+    worked for another gateway, to one that idled.
     """
 
     admitted: int = 0
@@ -75,6 +76,7 @@ class CallCounts(msgspec.Struct, gc=False):
     quarantined: int = 0
     cancelled: int = 0
     displaced: int = 0
+    moved: int = 0
     answered: int = 0
     late_replies: int = 0
     failed: dict[str, int] = {}

@@ -24,6 +24,7 @@ from muleteer.replica.config import ReplicaConfig
 from muleteer.replica.control import Control
 from muleteer.replica.load import Model, load
 from muleteer.replica.session import Ready, Session
+from muleteer.replica.sharing import Sharing
 from muleteer.replica.traces import own_traceback, say, write
 from muleteer.spec.secret import SECRET_VARIABLE
 from muleteer.telemetry.log import log
@@ -136,7 +137,13 @@ def _serve_sync(
     if example is not None:
         began = time.monotonic()
         warm_up_us = _warmed(_answers(model, [example], debug=True)[0], began, control)
-    SyncServer(listener, new_session=lambda: _new_session(model, config, warm_up_us), run=run).serve(announce)
+    server = SyncServer(
+        listener,
+        new_session=lambda: _new_session(model, config, warm_up_us),
+        run=run,
+        sharing=Sharing(warm_up_us / 1e6),
+    )
+    server.serve(announce)
     if model.close is not None:
         try:
             model.close()
@@ -174,6 +181,7 @@ def _serve_async(
             run=run,
             concurrency=config.concurrency,
             cancels=model.is_async,
+            sharing=Sharing(warm_up_us / 1e6),
         )
         await server.serve(announce)
         if model.close is not None:

@@ -15,6 +15,7 @@ from muleteer.base.limits import HELLO_S_MAX, LISTEN_BACKLOG
 from muleteer.replica.answer import Answer, Call
 from muleteer.replica.network import Strangers, tune
 from muleteer.replica.session import CANCELLED, Session
+from muleteer.replica.sharing import Sharing
 from muleteer.telemetry.log import log
 
 _Run = asyncio.Future[Sequence[Answer]]
@@ -30,6 +31,7 @@ class AsyncServer:
             nothing but CancelledError when it is cancelled.
         concurrency: batches that run at once, over all links.
         cancels: what runs can be cancelled; a thread cannot, and its slot is taken until it ends.
+        sharing: tells several gateways of one another.
     """
 
     def __init__(
@@ -40,12 +42,16 @@ class AsyncServer:
         run: Callable[[list[Call]], Awaitable[Sequence[Answer]]],
         concurrency: int,
         cancels: bool,
+        sharing: Sharing | None = None,
     ) -> None:
         self._listener = listener
         self._new_session = new_session
         self._run = run
         self._slots = concurrency
         self._cancels = cancels
+        self._running = 0
+        self._sharing = sharing if sharing is not None else Sharing()
+        self._shared = False  # there was a second link: from then on they hear of one another
         self._links: list[_Link] = []  # in the order in which they may run a batch
         self._draining = False
         self._empty = asyncio.Event()
@@ -66,6 +72,7 @@ class AsyncServer:
     def opened(self, link: _Link) -> None:
         """A gateway has dialled."""
         self._links.append(link)
+        self._shared = len(self._links) > 1 or self._shared
         if link.session.stranger:
             now = time.monotonic()
             if not self._strangers.let_in(link, now):
@@ -93,9 +100,12 @@ class AsyncServer:
                 continue
             idle = 0
             self._slots -= 1
+            self._running += 1
             task = asyncio.ensure_future(self._run(calls))
             link.running[task] = {call.id for call in calls}
-            task.add_done_callback(partial(self._answered, link, calls))
+            task.add_done_callback(partial(self._answered, link, calls, time.monotonic()))
+        if self._shared:
+            self._tell()
         for link in list(self._links):
             link.flush()
 
@@ -105,8 +115,15 @@ class AsyncServer:
             for task in tasks:
                 task.cancel()
 
-    def _answered(self, link: _Link, calls: list[Call], task: _Run) -> None:
+    def _tell(self) -> None:
+        """Each gateway hears of the calls of the others, those of gateways that are gone included."""
+        gone = self._running - sum(len(link.running) for link in self._links)
+        self._sharing.tell([link.session for link in self._links], [len(link.running) for link in self._links], gone)
+
+    def _answered(self, link: _Link, calls: list[Call], began_s: float, task: _Run) -> None:
         self._slots += 1
+        self._running -= 1
+        self._sharing.took(time.monotonic() - began_s)
         del link.running[task]
         link.session.settle(calls, [CANCELLED] * len(calls) if task.cancelled() else task.result())
         self.start_calls()

@@ -19,6 +19,7 @@ from muleteer.base.errors import WireError
 from muleteer.replica.answer import Answer, Call
 from muleteer.replica.network import Strangers, tune
 from muleteer.replica.session import Session
+from muleteer.replica.sharing import Sharing
 from muleteer.telemetry.log import log
 
 _READ_BYTES = 256 * 1024
@@ -43,6 +44,7 @@ class SyncServer:
         listener: listening socket; links that nobody accepted before the end wait in it for the next process.
         new_session: makes the session of a new link.
         run: the calls of one batch through the model, an answer for each; it never raises.
+        sharing: tells several gateways of one another.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class SyncServer:
         *,
         new_session: Callable[[], Session],
         run: Callable[[list[Call]], Sequence[Answer]],
+        sharing: Sharing | None = None,
     ) -> None:
         self._listener = listener
         self._new_session = new_session
@@ -60,6 +63,8 @@ class SyncServer:
         self._poll = select.poll()
         self._draining = False
         self._looked_s = 0.0
+        self._sharing = sharing if sharing is not None else Sharing()
+        self._shared = False  # there was a second link: from then on they hear of one another
         self._strangers: Strangers[_Link] = Strangers(lambda link: link.session.stranger)
 
     def serve(self, announce: Callable[[], None]) -> None:
@@ -82,6 +87,10 @@ class SyncServer:
 
     def _turn(self, woken: socket.socket) -> None:
         busy = any(link.session.has_work for link in self._turns)
+        if self._shared and not busy:
+            self._tell(None)
+            if self._draining and not self._links:
+                return  # that was the last that was owed: nothing would end the wait
         if not busy or time.monotonic() - self._looked_s > _LOOK_S:
             self._look(woken, busy=busy)
         self._run_one()
@@ -113,10 +122,23 @@ class SyncServer:
             if not link.session.has_work:
                 continue
             calls = link.session.next_batch(time.monotonic())
-            if calls:
+            if calls and self._shared:
+                self._tell(link)
+                began_s = time.monotonic()
+                link.session.settle(calls, self._run(calls))
+                self._sharing.took(time.monotonic() - began_s)
+            elif calls:
                 link.session.settle(calls, self._run(calls))
             self._flush(link)
             return
+
+    def _tell(self, running: _Link | None) -> None:
+        """Each gateway hears of the calls of the others: one of `running` is about to begin, or none."""
+        links = list(self._turns)
+        told = self._sharing.tell([link.session for link in links], [int(link is running) for link in links])
+        for link in links if told else ():
+            if link.session in told:
+                self._flush(link)
 
     def _accept(self) -> None:
         try:
@@ -134,6 +156,7 @@ class SyncServer:
             return
         self._links[channel.fileno()] = link
         self._turns.append(link)
+        self._shared = len(self._turns) > 1 or self._shared
         self._poll.register(channel.fileno(), select.POLLIN)
 
     def _read(self, link: _Link) -> None:

@@ -56,6 +56,7 @@ class SessionStatistics(msgspec.Struct, frozen=True):
     connection: ConnectionStatistics
 
 
+_encode = msgspec.json.Encoder().encode
 _hello = msgspec.json.Decoder(_Hello)
 _call_meta = msgspec.json.Decoder(_CallMeta)
 CANCELLED = refusal("cancelled", "the gateway took the call back")
@@ -84,6 +85,7 @@ class Session:
         self._running: set[int] = set()
         self._gathering = 0  # the number of the batch whose last call is not in
         self._draining = False
+        self._others = (0, 0)
         self._outgoing: list[bytes] = []
 
     @property
@@ -156,6 +158,16 @@ class Session:
             self._draining = True
             if self._connection.state is State.OPEN:
                 self._send(FrameType.DRAIN)
+
+    def tell(self, running: int, waiting: int) -> bool:
+        """Of the calls of other gateways so many run, and so many of these gateways have more waiting. Whether that is
+        news to ours.
+        """
+        if (running, waiting) == self._others or self._connection.state not in (State.OPEN, State.DRAINED):
+            return False
+        self._others = running, waiting
+        self._send(FrameType.STATS, payload=_encode({"running": running, "waiting": waiting}))
+        return True
 
     def close(self) -> None:
         """The link ended: what waits is forgotten, what runs is answered nowhere."""

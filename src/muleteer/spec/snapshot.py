@@ -75,13 +75,16 @@ class EndpointRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything, at one revision (grows with each publication; a gateway applies whatever comes last).
 
-    `cookie_key`: the key, in base64, with which gateways sign the cookies they issue; it outlives them all.
+    Attributes:
+        cookie_key: the key, in base64, with which gateways sign the cookies they issue; it outlives them all.
+        gateways: so many use these replicas.
     """
 
     revision: int
     endpoints: tuple[EndpointRoute, ...] = ()
     backends: tuple[BackendRoute, ...] = ()
     cookie_key: str = ""
+    gateways: int = 1
 
 
 EMPTY = Snapshot(revision=0)

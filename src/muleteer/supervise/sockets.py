@@ -47,8 +47,27 @@ def remove_socket(path: str) -> None:
             os.unlink(path)  # noqa: PTH108
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
+def listen_tcp_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """`count` sockets that listen on one port; the kernel spreads connections over them. As `listen_tcp`."""
+    first = listen_tcp(host, port)  # by itself: another server that spreads would let us in
+    if count == 1:
+        return [first]
+    port = first.getsockname()[1]
+    first.close()
+    found: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            found.append(listen_tcp(host, port, together=True))  # noqa: PERF401  those that there are must be closed
+    except UsageError:
+        for each in found:
+            each.close()
+        raise
+    return found
+
+
+def listen_tcp(host: str, port: int, *, together: bool = False) -> socket.socket:
     """A listening TCP socket. `host`: a name, an IPv4 or an IPv6 address (`::` takes both); port 0 picks a free one.
+    `together`: with others of this user that say so.
 
     Raises PortInUseError that says who holds the port, UsageError where host or port cannot be used.
     """
@@ -56,6 +75,8 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if together:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
         listener.bind(address)

@@ -8,15 +8,18 @@ import resource
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 
 import msgspec
 
 from muleteer.base.errors import TooManyConnections
+from muleteer.base.limits import LISTEN_BACKLOG
 from muleteer.gateway.exchange import Application
 from muleteer.gateway.http.bounds import HttpBounds
 from muleteer.gateway.http.ports import Connection
 from muleteer.gateway.http.protocol import HttpProtocol
 from muleteer.gateway.http.respond import date_line
+from muleteer.gateway.http.takeover import Takeover
 from muleteer.gateway.http.tally import Tally
 
 REFUSED_CONNECTIONS_MIN = 8
@@ -38,7 +41,7 @@ class HttpStatistics(msgspec.Struct, frozen=True):
 
 
 class HttpServer:
-    """Serves `application` on one listening socket.
+    """Serves `application` on a listening socket.
 
     Args:
         application: routes, admits and answers.
@@ -59,18 +62,24 @@ class HttpServer:
         self._connections: set[Connection] = set()
         self._dropped = 0
         self._listener: asyncio.Server | None = None
+        self._takeover: Takeover | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._ids = itertools.count(1)
         self._id_prefix = secrets.token_hex(4) + "-"  # two gateways, or two lives of one, never give the same id
 
-    async def open(self, sock: socket.socket) -> None:
-        """Accept from `sock`, which listens already. It is closed with the server.
+    async def open(self, sock: socket.socket, others: Sequence[socket.socket] = ()) -> None:
+        """Accept from `sock`, which listens already, and from `others` what their gateways leave waiting. All are
+        closed with the server.
 
         When descriptors run out, libuv closes a spare one, accepts, and drops what it accepted: the loop does not spin.
         """
         self._tick()
-        self._listener = await asyncio.get_running_loop().create_server(lambda: HttpProtocol(self), sock=sock)
+        self._listener = await asyncio.get_running_loop().create_server(
+            lambda: HttpProtocol(self), sock=sock, backlog=LISTEN_BACKLOG
+        )
+        self._takeover = Takeover(others, lambda: HttpProtocol(self))
+        self._takeover.open()
 
     async def drain(self) -> None:
         """Accept nothing more, let every request that has begun be answered, and return when no connection is left.
@@ -78,8 +87,7 @@ class HttpServer:
         Has no deadline of its own beyond those of the requests: wrap it in one, then `close`.
         """
         self.draining = True
-        if self._listener is not None:
-            self._listener.close()
+        self._accept_no_more()
         for connection in list(self._connections):
             connection.drain()
         if self._connections:
@@ -89,9 +97,7 @@ class HttpServer:
     async def close(self) -> None:
         """Drop everything at once, and return when it is gone."""
         self.draining = True
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._accept_no_more()
         for connection in list(self._connections):
             connection.abort()
         if self._connections:
@@ -137,6 +143,14 @@ class HttpServer:
     def next_request_id(self) -> str:
         """An id of our own."""
         return f"{self._id_prefix}{next(self._ids)}"
+
+    def _accept_no_more(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._takeover is not None:
+            self._takeover.close()
+            self._takeover = None
 
     def _tick(self) -> None:
         """Find the connections that are due. One pass over all (60 ns each) is cheaper than a timer per request."""
