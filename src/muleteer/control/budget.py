@@ -226,7 +226,7 @@ class _Machine:
         return None
 
     def _soon(self, asking: str) -> list[tuple[float, Holding]]:
-        """Whom calls of `asking` could have ended, and in how many seconds: who is idle, or starts, or is one too many."""
+        """Whom calls of `asking` could have ended, in how many seconds: who is idle, or starts, or is one too many."""
         found = {each.replica: self._staying[each.replica] for each in self._residents(asking, settled=False)}
         found |= {each.replica: self._staying[each.replica] for each in self._beyond_share(asking)}
         for each in self._staying.values():
