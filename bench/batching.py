@@ -16,8 +16,8 @@ from bench.report import Figure, Section, median
 from bench.sections import MODELS, of
 from bench.server import Server
 
-SIZES = (16, 64, 128, 256, 512)
-CONNECTIONS = 1024
+SIZES = (16, 64, 256, 512, 1024)
+CONNECTIONS = 1536
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -30,22 +30,27 @@ def section(folder: Path, dice: random.Random, *, rounds: int, seconds: int) -> 
         f"{', '.join(str(size) for size in SIZES)}; they take turns.",
     )
     bare: dict[int, list[float]] = {size: [] for size in SIZES}
+    bare_cpu: dict[int, list[float]] = {size: [] for size in SIZES}
     served: list[wrk.Figures] = []
-    cpu: list[float] = []
+    cpu: dict[str, list[float]] = {"gateway": [], "replica": []}
     target = f"{MODELS}:Vectorised"
     with Server(folder, target, "--route", "/predict", env=ONE_THREAD) as server:
         url = f"http://127.0.0.1:{server.port}/predict"
-        gateway = server.pids("gateway")
+        pids = {role: server.pids(role) for role in cpu}
         wrk.run(url, connections=CONNECTIONS, seconds=2)
         alone = [wrk.run(url, connections=1, seconds=1) for _ in range(rounds)]
+        before_all = server.statistics()["backends"]["Vectorised"]["batches"]
         for _ in range(rounds):
             for size in dice.sample([0, *SIZES], len(SIZES) + 1):
                 if size:
-                    bare[size].append(loop(size, seconds))
+                    rate, cpu_us = loop(size, seconds)
+                    bare[size].append(rate)
+                    bare_cpu[size].append(cpu_us)
                     continue
-                before = measure.cpu_s(gateway)
+                before = {role: measure.cpu_s(pids[role]) for role in pids}
                 served.append(wrk.run(url, connections=CONNECTIONS, seconds=seconds))
-                cpu.append(1e6 * (measure.cpu_s(gateway) - before) / max(1, served[-1].requests))
+                for role, start in before.items():
+                    cpu[role].append(1e6 * (measure.cpu_s(pids[role]) - start) / max(1, served[-1].requests))
         batches = server.statistics()["backends"]["Vectorised"]["batches"]
     with Server(folder, target, "--route", "/predict", "--batch", "off", env=ONE_THREAD) as server:
         url = f"http://127.0.0.1:{server.port}/predict"
@@ -64,36 +69,40 @@ def section(folder: Path, dice: random.Random, *, rounds: int, seconds: int) -> 
         ),
         of("served one by one (--batch off)", "items/s", [figures.rate for figures in single]),
         of("answers other than 200", "", [float(figures.failed) for figures in served], target=0),
-        of("CPU of the gateway", "µs an item", cpu),
-        Figure("mean size of a batch", batches["calls"] / batches["sent"], "calls"),
+        of("CPU of the gateway", "µs an item", cpu["gateway"]),
+        of("CPU of the replica", "µs an item", cpu["replica"]),
+        of(f"CPU of the bare loop, {best} at once", "µs an item", bare_cpu[best]),
+        Figure(
+            "mean size of a batch",
+            (batches["calls"] - before_all["calls"]) / (batches["sent"] - before_all["sent"]),
+            "calls",
+        ),
         Figure("largest batch that it would send", batches["size_max"], f"calls ({batches['limited_by']})"),
         of("p50 at one connection", "µs", [figures.p50_us for figures in alone]),
     )
     return found
 
 
-def loop(size: int, seconds: int) -> float:
-    """Items/s of the bare loop in a process of its own."""
+def loop(size: int, seconds: int) -> tuple[float, float]:
+    """The bare loop in a process of its own: items/s, and its CPU in µs an item."""
     command = [sys.executable, "-m", "bench.batching", str(size), str(seconds)]
     environment = {"PATH": "/usr/bin:/bin"} | ONE_THREAD
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60 + seconds, check=True)
-    return float(done.stdout)
+    rate, cpu_us = done.stdout.split()
+    return float(rate), float(cpu_us)
 
 
 def main() -> None:
     """The bare loop."""
     size, seconds = int(sys.argv[1]), float(sys.argv[2])
     model = Vectorised()
-    done, begun = 0, 0.0
-    for turn in range(10**9):
-        if turn == 2:  # warm by now
-            begun = time.perf_counter()
-        model.predict_batch(list(range(turn * size, (turn + 1) * size)))
-        if turn >= 2:
-            done += size
-            if time.perf_counter() - begun > seconds:
-                break
-    print(done / (time.perf_counter() - begun))
+    for _ in range(2):
+        model.predict_batch(list(range(size)))
+    done, begun, cpu_s = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - begun < seconds:
+        model.predict_batch(list(range(done, done + size)))
+        done += size
+    print(done / (time.perf_counter() - begun), 1e6 * (time.process_time() - cpu_s) / done)
 
 
 if __name__ == "__main__":

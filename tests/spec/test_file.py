@@ -152,7 +152,7 @@ BAD = {
     "batch: lists": "backends.b.batch: 'lists' is not one of auto, off, list, stack; did you mean list?",
     "batch: true": "backends.b.batch: expected one of auto, off, list, stack, not 'true'",
     "batch: null": "backends.b.batch: expected one of auto, off, list, stack, not nothing",
-    "batch_max: 0": "backends.b.batch_max: 0 is not allowed: at least 1 and at most 256",
+    "batch_max: 0": "backends.b.batch_max: 0 is not allowed: at least 1 and at most 512",
     "batch_wait: -1": "backends.b.batch_wait: '-1' is not a time: write 100ms, 2s, 5min or 1h (a bare number is seconds)",
     "cpus: 0": "backends.b.cpus: 0 is not allowed: more than 0 and at most 4096",
     "cpus: two": "backends.b.cpus: expected a number, not 'two'",

@@ -81,7 +81,7 @@ CLIENT_SHARE = _integer(
     "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
 )
 BATCH_MAX = _integer(
-    "batch_max", 256, "calls", "in one batch, unless `batch_max` says less: beyond, a model gains little and holds much"
+    "batch_max", 512, "calls", "in one batch, unless `batch_max` says less: beyond, a model gains little and holds much"
 )
 BATCH_BYTES_MAX = _integer(
     "batch_bytes_max", 16 * 1024 * 1024, "bytes", "bodies in one batch: while it is sent, it is held three times over"
