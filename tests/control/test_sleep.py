@@ -5,7 +5,7 @@ what the gateways are told, and what a new controller makes of what it finds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -201,3 +201,40 @@ def test_a_gateway_says_what_the_controller_reads() -> None:
 
     told, read = ({field.name for field in msgspec.structs.fields(each)} for each in (Told, Read))
     assert read <= told
+
+
+def called(rate: float, tick: int, **more: Any) -> dict[str, Any]:
+    """What a gateway tells of a backend that gets so many calls/s of 50 ms, at its n-th answer."""
+    count = int(rate * 0.5 * tick)
+    return {
+        "arrivals": count,
+        "open_calls": 1,
+        "slots": 1,
+        "served": 1000 + count,
+        "services": [[0.05, 1000]],
+        **more,
+    }
+
+
+@asynchronous
+async def test_an_update_starts_with_the_number_that_runs_and_a_target_out_of_reach_is_said() -> None:
+    async with running() as rig:
+        await declared(rig, m={"model": "m.py:M", "slo": {"p99": 0.04}, "replicas": {"min": 1, "max": 4}})
+        ticks = 0
+
+        async def until(holds: Callable[[], Any]) -> None:
+            nonlocal ticks
+            async with asyncio.timeout(15.0):
+                while not holds():
+                    ticks += 1
+                    rig.gateway.loads = {"m": called(50, ticks)}
+                    await asyncio.sleep(0.5)  # a tick
+
+        await until(lambda: list(states(rig).values()).count("ready") >= 3)
+        await until(lambda: "slo of m" in rig.problems())
+        assert "p99 40ms is out of reach with any number of replicas" in rig.problems()["slo of m"]
+        before = set(states(rig))
+        await rig.done("PATCH", "/v1/backends/m", {"concurrency": 2})
+        await until(lambda: not before & set(states(rig)))
+        assert list(states(rig).values()).count("ready") >= len(before), "replaced one by one, none missing"
+        assert {rig.world.requests[id].settings.concurrency for id in states(rig)} == {2}

@@ -135,6 +135,7 @@ class Autoscaler:
         for name in gone:
             self._sized.pop(name, None)
             self._measures.pop(name, None)
+            self._waiting.pop(name, None)
         for spec in specs:
             settings = spec.settings
             if not settings.elastic and settings.slo is None:
