@@ -259,6 +259,21 @@ def test_a_template_that_does_not_answer_is_no_reason_to_wait_for_ever(tree, con
     assert started.stop() == 0
 
 
+def test_a_template_that_dies_before_it_forks_costs_a_pause_and_no_failed_start(tree, controller, replica, ask, make):
+    started = tree(controller.spec, replica("m-1"))
+    controller.accept()
+    template = controller.hear("process", replica.template, "ready")["process"]["pid"]
+    controller.hear("process", "m-1", "ready")
+    os.kill(template, signal.SIGSTOP)
+    controller.say(type="ensure", process=make.builtins(replica("m-2", starts_max=1)))
+    controller.hear("process", "m-2", "starting")
+    os.kill(template, signal.SIGKILL)
+    backoff = controller.hear("process", "m-2", "backoff")["process"]
+    assert (backoff["last_exit"]["reason"], backoff["pid"]) == ("not_forked", None)
+    assert controller.hear("process", "m-2", "ready")["process"]["pid"] == ask("m-2")["pid"]
+    assert started.stop() == 0
+
+
 def controller_pid(started):
     return next(event["pid"] for event in started.told() if event["event"] == "Started" and event["id"] == "controller")
 

@@ -20,7 +20,7 @@ from muleteer.supervise import events
 from muleteer.supervise.process import LastExit
 
 NOT_OURS_TO_RETRY: Final = frozenset(
-    {"exited", "killed", "oom_killed", "hung", "ready_timeout", "stopped", "not_started"}
+    {"exited", "killed", "oom_killed", "hung", "ready_timeout", "stopped", "not_started", "not_forked"}
 )
 """Reasons that another start may mend. Every other reason is the replica's own word (`import_error`, `target_missing`,
 `no_predict`, `constructor_raised`, `warm_up_failed`, …): the same code and the same input would fail again."""

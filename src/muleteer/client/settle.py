@@ -11,7 +11,7 @@ from muleteer.client.errors import StartFailed
 
 SETTLE_S_MAX = 7200.0
 """A last resort: a load that takes longer than the longest `load_timeout` is reported by the server itself."""
-RETRIED = frozenset({"exited", "killed", "oom_killed", "hung", "ready_timeout", "stopped", "not_started"})
+RETRIED = frozenset({"exited", "killed", "oom_killed", "hung", "ready_timeout", "stopped", "not_started", "not_forked"})
 """Ends of a start that another start may mend. Every other reason is the replica's own word, and would come again."""
 _POLL_S = (0.02, 0.5)
 """At first, and at most; each look doubles it."""

@@ -301,7 +301,7 @@ class KeptProcess:
         for message in received:
             self._take(child, message)
         if not child.channel.open and child.pid is None:
-            self._not_born(child, "spawn_failed", self._policy.starved())
+            self._not_born(child, "not_forked", self._policy.starved())
         elif not child.channel.open:
             self._around.loop.forget(child.channel)
             self._later(LEAVE_S, lambda: self._doom("protocol", "closed its control channel and stayed", dump=True))

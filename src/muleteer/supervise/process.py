@@ -63,7 +63,8 @@ class LastExit(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reason: machine word: `exited`, `killed`, `oom_killed`, `hung`, `ready_timeout`, `stopped`, `protocol` (it broke
-            the control protocol), `spawn_failed` (no such program, or no room for its sockets), or the reason the
+            the control protocol), `spawn_failed` (no such program, or no room for its sockets), `not_forked` (its
+            template ended before it could, or had no memory for it; that is not counted), or the reason the
             process itself gave before it exited (`import_error`, `constructor_raised`, `warm_up_failed`, …).
         code: exit status, or None if ended by a signal.
         signal: e.g. `SIGKILL`, or None.
