@@ -20,6 +20,7 @@ from pathlib import Path
 RAY = Path(sys.executable).with_name("ray")
 SECOND = "127.0.0.2"
 _STORE_BYTES = 80_000_000
+_TRIES = 3
 _ENVIRONMENT = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,21 +40,42 @@ class RayCluster:
     def __init__(self, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mulray"))
         self.environment = {**os.environ, **_ENVIRONMENT, **environment}
-        self.port = _free_port()
         self.address = ""
 
     def start(self, *, cpus: int = 8) -> None:
-        host = self.head_host()
-        self.address = f"{host}:{self.port}"
-        self._ray("start", "--head", f"--port={self.port}", f"--node-ip-address={host}", *self._common(cpus),
-                  f"--temp-dir={self.folder}", "--include-dashboard=false", f"--ray-client-server-port={_free_port()}")  # fmt: skip
+        for _ in range(_TRIES - 1):
+            try:
+                self._start_head(cpus)
+                break
+            except AssertionError:  # a port that was free a moment ago is not
+                self._end_processes()
+        else:
+            self._start_head(cpus)
         self.add_node(cpus=cpus)
+
+    def _start_head(self, cpus: int) -> None:
+        host, (port, client_port) = self.head_host(), _free_ports()
+        self.address = f"{host}:{port}"
+        self._ray(
+            "start",
+            "--head",
+            f"--port={port}",
+            f"--node-ip-address={host}",
+            f"--ray-client-server-port={client_port}",
+            f"--temp-dir={self.folder}",
+            "--include-dashboard=false",
+            *self._common(cpus),
+        )
 
     def add_node(self, *, cpus: int = 8) -> None:
         """The second node, also again after it was killed."""
         self._ray("start", f"--address={self.address}", f"--node-ip-address={self.second}", *self._common(cpus))
 
     def stop(self) -> None:
+        self._end_processes()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_processes(self) -> None:
         for _ in range(50):
             mine = self.processes()
             if not mine:
@@ -62,7 +84,6 @@ class RayCluster:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def head_host(self) -> str:
         """Ray replaces 127.0.0.1 by an address of the machine: take that one from the start."""
@@ -180,9 +201,9 @@ def _parents() -> dict[int, int]:
     return found
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
 
 
 class BridgeProcess:

@@ -8,6 +8,7 @@ from tests.tidy.tree import modules
 CATCHES_ALL = {
     "cli/detach.py:_serve": "the detached server has no terminal: the log is the last place that can tell",
     "control/controller.py:_guarded": "the control step: a fault in one part becomes a problem in status",
+    "engine/ray/cluster.py:_guarded": "the boundary to Ray: whatever its many parts raise becomes a state with a sentence",
     "gateway/http/protocol.py:_begin": "the HTTP boundary: a fault of ours is a 500 and a log line, not a dead gateway",
     "gateway/http/protocol.py:_run": "the HTTP boundary: a fault of ours is a 500 and a log line, not a dead gateway",
     "gateway/http/turn.py:abandon": "the HTTP boundary: the connection must be closed whatever the application does",

@@ -1,7 +1,8 @@
 """The engine port: where a replica is started. Must not know why one is wanted, nor how requests reach it.
 
 Laws, which `muleteer.testing.engine.check_engine` holds every engine to:
-1. A replica is an id that stays the same over all its restarts; so does its address, once it has one.
+1. A replica is an id that stays the same over all its restarts; so does its address, once it has one. Only where all
+   that kept it is lost, with a machine, another may take its place: its next address is told as a change like any.
 2. The engine restarts what dies, also while no controller lives. The controller only adds and removes.
 3. `start`, `stop` and `retry` are wishes: they return at once and never raise; what comes of them arrives as changes.
 4. State `gone` is the last change of an id. An id is not used again.

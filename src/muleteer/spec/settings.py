@@ -364,7 +364,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         str | None,
         _about(
             "of the Ray cluster, with engine ray",
-            why="as Ray finds one: RAY_ADDRESS, one on this machine, else it starts one",
+            why="as Ray finds one: RAY_ADDRESS, else one that runs on this machine",
             cost="restart",
             unset="auto",
         ),

@@ -25,6 +25,7 @@ from muleteer.spec.ray_options import ray_options
 
 NAMESPACE = "muleteer"
 _THREADS = 16
+_UNPLACED = frozenset({"DEPENDENCIES_UNREADY", "PENDING_CREATION"})
 _HEADLESS_S = 7 * 24 * 3600
 _SENTENCE_CHARS_MAX = 2000
 _Found = TypeVar("_Found")
@@ -72,7 +73,9 @@ class Cluster:
         return await self._call(_view)
 
     async def find(self, instance: str) -> dict[str, Any]:
-        """The actors of this server that there are, by replica id. Raises Unreachable."""
+        """The actors of this server that have a place, by replica id; those that never had one keep nothing, cannot say
+        what they were meant to keep, and are ended. Raises Unreachable.
+        """
         return await self._call(partial(_find, instance))
 
     async def create(self, request: ReplicaRequest, secret: str, instance: str) -> Any:
@@ -155,31 +158,47 @@ def _init(address: str) -> None:
 
 def _view() -> View:
     import ray
+    from ray._private import state
 
+    rows = ray.nodes()  # type: ignore[no-untyped-call]
+    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]  # through ray:// this cannot be asked: as if nothing were taken
+        free = {row["NodeID"]: row.get("Resources") or {} for row in rows}
+    else:  # in public there is only the sum over all nodes
+        free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
     nodes = tuple(
         Node(
             id=str(row["NodeID"]),
             address=str(row["NodeManagerAddress"]),
             alive=bool(row["Alive"]),
             resources=dict(row.get("Resources") or {}),
+            free=dict(free.get(row["NodeID"], {})),
             reason=str(row.get("DeathReasonMessage") or ""),
         )
-        for row in ray.nodes()  # type: ignore[no-untyped-call]
+        for row in rows
     )
-    return View(nodes, dict(ray.available_resources()))  # type: ignore[no-untyped-call]
+    return View(nodes)
 
 
 def _find(instance: str) -> dict[str, Any]:
     import ray
+    from ray._private import state
 
+    through_client = ray.util.client.ray.is_connected()  # type: ignore[no-untyped-call]
+    rows = {} if through_client else state.actors()
+    unplaced = {row["Name"] for row in rows.values() if row["State"] in _UNPLACED}
     found = {}
     for row in ray.util.list_named_actors(all_namespaces=True):
         of, _, id = str(row["name"]).partition("/")
-        if row["namespace"] == NAMESPACE and of == instance:
-            try:
-                found[id] = ray.get_actor(row["name"], namespace=NAMESPACE)
-            except ValueError:
-                continue  # it ended meanwhile
+        if row["namespace"] != NAMESPACE or of != instance:
+            continue
+        try:
+            handle = ray.get_actor(row["name"], namespace=NAMESPACE)
+        except ValueError:
+            continue  # it ended meanwhile
+        if row["name"] in unplaced:
+            ray.kill(handle, no_restart=True)
+        else:
+            found[id] = handle
     return found
 
 

@@ -17,20 +17,25 @@ _WORDS = {"CPU": "CPUs", "GPU": "GPUs", "memory": "bytes of memory"}
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One machine of the cluster. `resources`: in all, by Ray's names; `reason`: why it is not alive."""
+    """One machine of the cluster.
+
+    Attributes:
+        resources: in all, by Ray's names; `free`: of those, what nobody has.
+        reason: why it is not alive.
+    """
 
     id: str
     address: str
     alive: bool
-    resources: dict[str, float]
+    resources: dict[str, float] = {}
+    free: dict[str, float] = {}
     reason: str = ""
 
 
 class View(msgspec.Struct, frozen=True):
-    """The cluster at one moment. `free`: over all nodes that are alive."""
+    """The cluster at one moment."""
 
     nodes: tuple[Node, ...] = ()
-    free: dict[str, float] = {}
 
     @property
     def living(self) -> tuple[Node, ...]:
@@ -88,25 +93,29 @@ def why_unplaced(wanted: Mapping[str, float], node: str, view: View) -> str | No
         node: the only one it may go to; empty: any.
         view: the cluster as last seen.
     """
-    able: Iterable[Node] = view.living
+    able = view.living
     if node:
-        able = [each for each in able if node in (each.address, each.id)]
+        able = tuple(each for each in able if node in (each.address, each.id))
         if not able:
             return f"waits for node {node}, which is not in the cluster ({_names(view.living)})"
-    able = [each for each in able if all(each.resources.get(name, 0) >= amount for name, amount in wanted.items())]
     asked = _amounts(wanted)
-    if not able:
-        largest = {
-            name: max((each.resources.get(name, 0) for each in view.living), default=0)
-            for name, amount in wanted.items()
-            if all(each.resources.get(name, 0) < amount for each in view.living)
-        }
-        missing = f"; the most that one has: {_amounts(largest)}" if largest else ""
-        return f"waits for a node with {asked}: none of {len(view.living)} is that large{missing}"
-    free = {name: view.free.get(name, 0) for name in wanted}
-    if all(free[name] >= amount for name, amount in wanted.items()):
+    large = [each for each in able if _fits(wanted, each.resources)]
+    if not large:
+        most = _amounts(_most(wanted, [each.resources for each in able]))
+        return f"waits for a node with {asked}: none of {len(able)} is that large; the most there is on one: {most}"
+    if any(_fits(wanted, each.free) for each in large):
         return None
-    return f"waits for {asked}: the cluster has {_amounts(free)} free"
+    most = _amounts(_most(wanted, [each.free for each in large]))
+    return f"waits for a node with {asked} free; the most that is free on one: {most}"
+
+
+def _fits(wanted: Mapping[str, float], offered: Mapping[str, float]) -> bool:
+    return all(offered.get(name, 0) >= amount for name, amount in wanted.items())
+
+
+def _most(wanted: Iterable[str], offered: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    every = list(offered)
+    return {name: max((each.get(name, 0) for each in every), default=0) for name in wanted}
 
 
 def _amounts(resources: Mapping[str, float]) -> str:
