@@ -161,12 +161,12 @@ class Sizer:
             self._used_at = seen.now
         if workload is None:
             held = _held(self._wanted, seen.now, 0, HOLD_S_MIN)
-            wanted = self._kept(seen, _Wanted(held, "start", lambda: "nothing is measured yet"), UNKNOWN_START_S)
             called = 1 if seen.arrivals or seen.queued else 0
-            count = min(max(wanted.replicas, self.bounds.min, called), self.bounds.max)
-            return Sizing(
-                count, "start", lambda: f"{count}: {wanted.why()}", lambda: "unknown until calls are measured"
+            count = min(max(held, self.bounds.min, called), self.bounds.max)
+            wanted = self._kept(
+                seen, _Wanted(count, "start", lambda: f"{count}: nothing is measured yet"), UNKNOWN_START_S
             )
+            return Sizing(wanted.replicas, "start", wanted.why, lambda: "unknown until calls are measured")
         forecast = self._rates.forecast(workload.startup_s + seen.seconds)
         rate = self._planned(forecast)
         need = needed(workload, rate, self.target_s, forecast.dispersion)
@@ -201,15 +201,15 @@ class Sizer:
         kept_s = idle_s(startup_s) if self.bounds.idle_s is None else self.bounds.idle_s
         idle_for_s = seen.now - self._used_at
         if math.isinf(idle_for_s):
-            return _Wanted(0, "idle", lambda: "nobody calls")
+            return _Wanted(0, "idle", lambda: "0: nobody calls")
         if idle_for_s >= kept_s:
             self._wanted.clear()
             return _Wanted(
-                0, "idle", lambda: f"no call for {idle_for_s:.3g} s, the last replica is kept for {kept_s:.3g} s"
+                0, "idle", lambda: f"0: no call for {idle_for_s:.3g} s, the last replica is kept for {kept_s:.3g} s"
             )
         if wanted.replicas:
             return wanted
-        return _Wanted(1, "hold", lambda: f"1 is kept for {kept_s:.3g} s after the last call, {idle_for_s:.3g} s ago")
+        return _Wanted(1, "hold", lambda: f"1: kept for {kept_s:.3g} s after the last call, {idle_for_s:.3g} s ago")
 
     def _planned(self, forecast: Forecast) -> float:
         """Calls/s to plan for: the higher of now and then, with the error of either."""
@@ -284,7 +284,7 @@ class Sizer:
         return Sizing(
             count,
             limited_by,
-            lambda: f"{count}: {reason()}" if reason is not why or limited_by == "idle" else why(),
+            lambda: why() if reason is why else f"{count}: {reason()}",
             lambda: one_more(workload, count, planned, dispersion, room.cores),
         )
 
