@@ -13,6 +13,7 @@ from muleteer.control.controller import ControllerStatistics
 from muleteer.control.fleet import BackendStatistics, ReplicaStatistics
 from muleteer.control.rollout_view import RolloutView
 from muleteer.control.sizing_view import SizingView
+from muleteer.control.sums import services, summed
 from muleteer.control.windows import Reading, read
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
 from muleteer.supervise.process import ProcessStatus
@@ -133,7 +134,7 @@ def build(
         "settled": controller.settled and all(backend["settled"] for backend in backends),
         "endpoints": [_endpoint(endpoint, counted, rollouts or {}) for endpoint in declared.endpoints],
         "backends": backends,
-        "http": next((view.http for view in views.values()), None),
+        "http": summed(view.http for view in views.values()) or None,
         "gateways": {
             name: {"answers": name in views, "revision": revision}
             for name, revision in controller.publisher.applied.items()
@@ -202,8 +203,8 @@ def _backend(
             "depth": sum(view.queue.depth for view in views),
             "bound": sum(view.queue.bound for view in views),
         },
-        "service": views[0].service if views else {},
-        "calls": views[0].calls if views else {},
+        "service": services(view.service for view in views),
+        "calls": summed(view.calls for view in views),
     }
 
 

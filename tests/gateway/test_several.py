@@ -1,0 +1,286 @@
+"""Several gateways before the same replicas: what they share, and what the loss of one costs. The real command."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from bench.server import Server, wait_until
+from muleteer.gateway.begun import SENT_AHEAD, Begun
+from muleteer.gateway.share import Share
+from tests.replica.processes import Link, Replica
+
+MODEL = """
+import os, time
+VERSION = "{version}"
+class Model:
+    def predict(self, seconds: float):
+        time.sleep(seconds)
+        return [VERSION, os.getpid()]
+"""
+YAML = """
+server: {{gateways: 2}}
+backends:
+  one: {{model: "one.py:Model", replicas: 2, expected: 5ms}}
+  two: {{model: "two.py:Model", replicas: 2, expected: 5ms}}
+endpoints:
+  main: {{route: /predict, traffic: {{{traffic}}}}}
+"""
+
+
+class Caller:
+    """One keep-alive connection, so always the same gateway; `gateway` is its word in each request id."""
+
+    def __init__(self, port):
+        self.channel = socket.create_connection(("127.0.0.1", port), 10)
+        self.channel.settimeout(20)
+        self.reader = self.channel.makefile("rb")
+        self.gateway = self.ask(0.0)[1]
+
+    def send(self, seconds):
+        body = json.dumps({"seconds": seconds}).encode()
+        head = f"POST /predict HTTP/1.1\r\nHost: l\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.channel.sendall(head.encode() + body)
+
+    def receive(self):
+        """Status, gateway and answer."""
+        status = int(self.reader.readline().split()[1])
+        headers = {}
+        while (line := self.reader.readline()) != b"\r\n":
+            name, _, value = line.decode().partition(":")
+            headers[name.lower()] = value.strip()
+        return (
+            status,
+            headers["x-request-id"].split("-")[0],
+            json.loads(self.reader.read(int(headers["content-length"]))),
+        )
+
+    def ask(self, seconds):
+        self.send(seconds)
+        return self.receive()
+
+    def close(self):
+        self.reader.close()
+        self.channel.close()
+
+
+@contextmanager
+def callers_of_both(port, each=1):
+    """So many connections to each of two gateways."""
+    with ExitStack() as stack:
+        found: dict[str, list[Caller]] = {}
+        for _ in range(200):
+            caller = Caller(port)
+            stack.callback(caller.close)
+            found.setdefault(caller.gateway, []).append(caller)
+            if len(found) == 2 and all(len(callers) >= each for callers in found.values()):
+                yield [callers[:each] for callers in found.values()]
+                return
+        raise AssertionError(f"connections are not spread: { ({name: len(all) for name, all in found.items()}) }")
+
+
+@pytest.fixture
+def server(tmp_path):
+    for version in ("one", "two"):
+        (tmp_path / f"{version}.py").write_text(MODEL.format(version=version))
+    (tmp_path / "muleteer.yaml").write_text(YAML.format(traffic="one: 1"))
+    with Server(tmp_path, "-c", "muleteer.yaml") as server:
+        yield server
+
+
+def gateways(server):
+    return {row["id"]: row["pid"] for row in server.status()["processes"] if row["id"].startswith("gateway")}
+
+
+def test_no_call_stands_behind_one_of_the_other_gateway_while_a_replica_idles(server):
+    """Each round two calls come at once, one to each gateway, to two replicas."""
+    slow, begun = 0, time.monotonic()
+    with callers_of_both(server.port) as ((one,), (other,)):
+        for _ in range(20):
+            for caller in (one, other):
+                caller.send(0.1)
+            pids, sent_s = set(), time.monotonic()
+            for caller in (one, other):
+                status, _, answer = caller.receive()
+                assert status == 200
+                pids.add(answer[1])
+            slow += time.monotonic() - sent_s > 0.18
+            assert len(pids) == 2 or time.monotonic() - sent_s < 0.3
+    assert slow <= 3, f"{slow} of 20 rounds took two services, {time.monotonic() - begun:.1f} s in all"
+
+
+def test_what_gateways_count_is_added_up(server):
+    with callers_of_both(server.port, each=2) as both:
+        for caller in [caller for callers in both for caller in callers]:
+            assert caller.ask(0.01)[0] == 200
+        status = server.status()
+    assert {name: told["answers"] for name, told in status["gateways"].items()} == {
+        "gateway-0": True,
+        "gateway-1": True,
+    }
+    (backend,) = [backend for backend in status["backends"] if backend["name"] == "one"]
+    calls = backend["calls"]["answered"]
+    assert 8 <= calls < status["http"]["by_status"]["200"] <= calls + 3  # probes of the start
+    assert backend["service"]["samples"] == calls
+    (endpoint,) = status["endpoints"]
+    assert endpoint["versions"]["one"]["outcomes"] == {"ok": calls}
+
+
+def test_the_others_serve_on_while_one_is_killed(server):
+    failures, ends = [], threading.Event()
+
+    def keep_asking(caller):
+        while not ends.is_set():
+            if caller.ask(0.002)[0] != 200:
+                failures.append(caller.gateway)
+
+    with callers_of_both(server.port, each=2) as both:
+        victim = gateways(server)["gateway-1"]
+        dead = None
+        threads = []
+        try:
+            os.kill(victim, signal.SIGKILL)
+            for callers in both:
+                try:
+                    callers[0].ask(0.0)
+                except (OSError, IndexError):
+                    dead = callers
+            living = [callers for callers in both if callers is not dead]
+            assert dead is not None and len(living) == 1
+            threads = [threading.Thread(target=keep_asking, args=[caller]) for caller in living[0]]
+            for thread in threads:
+                thread.start()
+            waited = []
+            for _ in range(20):  # of these, half come to the line of the dead one
+                begun = time.monotonic()
+                caller = Caller(server.port)
+                waited.append(time.monotonic() - begun)
+                caller.close()
+            wait_until(lambda: gateways(server)["gateway-1"] not in (None, victim), "another gateway-1", seconds=10)
+            wait_until(lambda: server.status()["settled"], "settled", seconds=10)
+        finally:
+            ends.set()
+            for thread in threads:
+                thread.join(20)
+    assert not failures
+    assert max(waited) < 2.0, waited
+
+
+def test_an_update_loses_nothing_and_both_follow_it(server):
+    outcomes, ends = [], threading.Event()
+
+    def keep_asking(caller):
+        while not ends.is_set():
+            sent_s = time.monotonic()
+            status, _, answer = caller.ask(0.004)
+            outcomes.append((sent_s, status, answer))
+
+    settled = []
+    with callers_of_both(server.port, each=2) as both:
+        threads = [threading.Thread(target=keep_asking, args=[caller]) for callers in both for caller in callers]
+        for thread in threads:
+            thread.start()
+        try:
+            for traffic in ("two: 1", "one: 1", "one: 3, two: 1"):
+                (server.folder / "muleteer.yaml").write_text(YAML.format(traffic=traffic))
+                done = server.command("apply", "muleteer.yaml")
+                assert done.returncode == 0 and "settled" in done.stdout, done.stdout + done.stderr
+                begun = time.monotonic()
+                wait_until(lambda: outcomes[-1][0] > begun + 0.5, "requests after it", seconds=10)  # noqa: B023
+                settled.append((begun, time.monotonic()))
+        finally:
+            ends.set()
+            for thread in threads:
+                thread.join(20)
+    assert {status for _, status, _ in outcomes} == {200}
+    served = [{answer[0] for sent_s, _, answer in outcomes if begun < sent_s < end} for begun, end in settled]
+    assert served == [{"two"}, {"one"}, {"one", "two"}]
+
+
+# a replica tells
+
+
+def counts(link, seconds=5.0):
+    """The last that this gateway was told of others."""
+    link.channel.settimeout(seconds)
+    frame = link.wait_for(lambda frame: frame.type.name == "STATS")
+    return json.loads(frame.payload)
+
+
+def test_a_replica_tells_before_it_begins_and_when_it_idles(tmp_path):
+    (tmp_path / "model.py").write_text(MODEL.format(version="one"))
+    replica = Replica(tmp_path, "model.py:Model")
+    try:
+        replica.wait_ready()
+        one, other = Link(replica.address), Link(replica.address)
+        one.greet(), other.greet()
+        id = one.call({"seconds": 0.3})
+        assert counts(other) == {"running": 1, "waiting": 0}
+        assert not any(frame.id == id for frame in one.frames)  # told while it runs, not after
+        behind = other.call({"seconds": 0.01})
+        assert one.outcome(id)[0][0] == "one"
+        assert counts(one) == {"running": 1, "waiting": 0}
+        assert counts(other) == {"running": 0, "waiting": 0}
+        assert other.outcome(behind)[0][0] == "one"
+        assert counts(one) == {"running": 0, "waiting": 0}
+        one.call({"seconds": 0.05})
+        assert counts(other) == {"running": 1, "waiting": 0}
+        one.close()  # its call goes on without it
+        assert counts(other) == {"running": 0, "waiting": 0}
+        other.close()
+    finally:
+        replica.close()
+
+
+def test_calls_that_are_over_at_once_are_not_told_of(tmp_path):
+    (tmp_path / "model.py").write_text(MODEL.format(version="one"))
+    replica = Replica(tmp_path, "model.py:Model")
+    try:
+        replica.wait_ready()
+        one, other = Link(replica.address), Link(replica.address)
+        one.greet(), other.greet()
+        for _ in range(100):
+            assert one.ask({"seconds": 0})[1] is None
+        other.ask({"seconds": 0})
+        assert sum(frame.type.name == "STATS" for frame in other.frames) <= 4  # until the first was measured
+        one.close()
+        other.close()
+    finally:
+        replica.close()
+
+
+# pure
+
+
+def test_what_a_replica_can_have_begun():
+    seen: dict[str, float] = {}
+    begun = Begun(1, seen.__setitem__)
+    begun.add("a", 1.0)
+    begun.add("b", 2.0)
+    assert seen == {"a": 1.0, "b": SENT_AHEAD} and begun.ahead == ["b"]
+    begun.resize(0, 3.0)  # another gateway's call runs there
+    assert seen == {"a": SENT_AHEAD, "b": SENT_AHEAD} and begun.ahead == ["b", "a"]
+    begun.resize(1, 4.0)
+    assert seen["a"] == 4.0 and begun.ahead == ["b"]
+    begun.ended("a", 5.0)
+    assert seen["b"] == 5.0 and begun.ahead == []
+    begun.add("c", 6.0)
+    begun.ended("c", 7.0)  # refused unrun
+    begun.resize(2, 8.0)
+    begun.add("d", 9.0)
+    assert seen["d"] == 9.0
+
+
+def test_the_part_of_one_gateway():
+    share = Share()
+    assert share.slots(4, 1, 0.0) == 4
+    assert share.slots(4, 2, 0.0) == 4  # the others do nothing
+    share.moved(4, 0.0)
+    assert share.slots(4, 2, 100.0) == 2  # an equal part is always ours
+    share.moved(-3, 100.0)
+    assert share.slots(4, 2, 100.0) == 2 and 2.9 < share.slots(4, 2, 102.0) < 3
