@@ -125,7 +125,8 @@ class Capacity:
     @property
     def own_slots(self) -> float:
         """Of those, what this gateway may reckon with."""
-        return self._share.slots(self.ready_slots, self.gateways, self._now())
+        ready = self.slots.total or self._last_slots
+        return ready if self.gateways == 1 else self._share.slots(ready, self.gateways, self._now())
 
     @property
     def running_max(self) -> int:
