@@ -28,7 +28,6 @@ CATCHES_ALL = {
     "replica/load.py:load": "the user's properties and __getattr__, looked at for predict, example and close",
     "replica/signature.py:resolved_hints": "the user's annotations are expressions that may raise anything",
     "replica/traces.py:say": "the user's __str__",
-    "supervise/child.py:spawn": "closes descriptors, then raises again",
 }
 WIDE = {"Exception", "BaseException"}
 # Wall time jumps; a deadline must not. Only what a person reads may use it.
