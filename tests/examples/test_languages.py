@@ -84,7 +84,7 @@ def test_all_may_sleep_and_some_may_run(declared):
 
 def test_from_text_to_the_right_endpoint(tmp_path):
     """Nothing runs; three questions wake four models, each on its own."""
-    chosen = [line for line in SENTENCES if line[0] in ("hy", "sr", "en")]
+    chosen = [line for line in SENTENCES if line[0] in ("te", "sr", "en")]  # those that load quickly
     with Server(tmp_path, "-c", str(FOLDER / "muleteer.yaml")) as server:
         assert server.pids("replica") == []
         done = subprocess.run(
