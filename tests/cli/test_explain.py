@@ -109,7 +109,7 @@ def test_a_day_of_explaining(server):
     assert re.search(r"replicas \d ready, .*wanted\. .*\d at [\d.,]+ calls/s, ", sized)
     for part in (sized, fixed):
         assert re.search(
-            r"measured [\d.,]+ calls/s; a call takes \d[\d.]*ms \(mean\), \d[\d.]*ms \(p99\), variation", part
+            r"measured [\d.,]+ calls/s; a call takes \d[\d.]*m?s \(mean\), \d[\d.]*m?s \(p99\), variation", part
         )
         assert re.search(r"queue \d+ may wait: of the deadline of 30s, ", part)
         assert re.search(r"one more .*with \d", part)
@@ -122,8 +122,8 @@ def test_a_day_of_explaining(server):
     client.update_backend_config("failing", timeout="5s", load_timeout="9s", wait=False)
     (replica,) = next(row for row in client.status()["backends"] if row["name"] == "failing")["replicas"]
     os.kill(replica["pid"], signal.SIGKILL)
-    until(lambda: "no weights" in server.muleteer("explain", "failing").stdout)
-    assert "  trouble   Fails() raised ValueError: no weights" in server.muleteer("explain", "failing").stdout
+    trouble = "  trouble   Fails() raised ValueError: no weights\n"  # between two starts there is none to tell
+    until(lambda: trouble in server.muleteer("explain", "failing").stdout)
 
 
 def measured(client, name):
