@@ -7,18 +7,19 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 
 import msgspec
 
 from muleteer.base.clock import MonotonicClock
 from muleteer.engine.ray.bridge import Bridge
-from muleteer.engine.ray.cluster import Cluster
+from muleteer.engine.ray.cluster import Cluster, Hung
 from muleteer.engine.ray.host import machine
 from muleteer.wire.lines import encode_line
 
 ENGINE = "engine"
 """Name of the listening socket in MULETEER_FDS."""
+_LAST_WORD_S = 0.5
+"""For the reason to be read before the connection ends."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,9 +66,13 @@ async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
     serving = asyncio.ensure_future(bridge.run())
     take_signals()
     writer.write(encode_line({"type": "ready", "info": {}}))
-    with suppress(asyncio.CancelledError):
+    try:
         await serving
-    await bridge.stop_all()
+    except Hung:
+        await asyncio.sleep(_LAST_WORD_S)
+        os._exit(1)  # the supervisor starts another, after a pause
+    except asyncio.CancelledError:
+        await bridge.stop_all()
 
 
 async def _leave_with(reader: asyncio.StreamReader) -> None:

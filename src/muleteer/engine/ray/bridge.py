@@ -19,7 +19,7 @@ from muleteer.base.clock import Clock
 from muleteer.base.errors import WireError
 from muleteer.base.limits import RAY_CALL_S, RAY_LOOK_S, RAY_RETRY_S
 from muleteer.engine.port import ReplicaRequest, ReplicaStatus
-from muleteer.engine.ray.cluster import Cluster, RayError
+from muleteer.engine.ray.cluster import Cluster, Hung, RayError
 from muleteer.engine.ray.lines import Lines
 from muleteer.engine.ray.place import View
 from muleteer.engine.ray.placed import Placed
@@ -87,12 +87,23 @@ class Bridge:
     # Ray
 
     async def _join(self) -> None:
+        where = f"the Ray cluster at {self._cluster.address}"
+        late = asyncio.get_running_loop().call_later(RAY_CALL_S, self._say_problem, f"still joining {where}")
+        try:
+            await self._try_to_join(where)
+        finally:
+            late.cancel()
+
+    async def _try_to_join(self, where: str) -> None:
         while True:
             try:
                 await self._cluster.connect()
                 self._view = await self._cluster.view()
+            except Hung as error:
+                self._say_problem(f"cannot join {where}: {error}")
+                raise
             except RayError as error:
-                self._say_problem(f"cannot join the Ray cluster at {self._cluster.address}: {error}")
+                self._say_problem(f"cannot join {where}: {error}")
                 await asyncio.sleep(RAY_RETRY_S)
             else:
                 self._on_joined()

@@ -39,6 +39,10 @@ class Unreachable(RayError):
     """Ray does not answer, or not in time. It may later."""
 
 
+class Hung(RayError):
+    """Ray's library hangs. Only another process can try again."""
+
+
 class Refused(RayError):
     """Ray will not do this, however often it is asked."""
 
@@ -65,8 +69,13 @@ class Cluster:
         self._threads = ThreadPoolExecutor(_THREADS, "muleteer-ray")
 
     async def connect(self) -> None:
-        """Raises Unreachable."""
-        await self._call(partial(_init, self.address), RAY_CONNECT_S)
+        """Join it. Raises Unreachable, or Hung: Ray's library is in the middle of it and cannot be asked again."""
+        loop = asyncio.get_running_loop()
+        joining = loop.run_in_executor(self._threads, _guarded, partial(_init, self.address))
+        try:
+            await asyncio.wait_for(joining, RAY_CONNECT_S)
+        except TimeoutError:
+            raise Hung(f"no answer within {RAY_CONNECT_S:g} s: is it there, and does RAY_AUTH_TOKEN fit?") from None
 
     async def view(self) -> View:
         """Nodes, and what is free. Raises Unreachable."""
@@ -147,6 +156,9 @@ def sentence(error: BaseException) -> str:
 def _init(address: str) -> None:
     # Ray's library ends a process whose head is silent for a minute; ours has other things to do
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_HEADLESS_S))
+    if address.startswith("ray://"):
+        # the proxy never answers a request to keep an upload until somebody uses it; that is in a moment
+        os.environ["RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S"] = "0"
     import ray
 
     if ray.is_initialized():
