@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from muleteer.engine.local import process_spec
+from muleteer.engine.launch import process_spec
 from muleteer.engine.port import ReplicaRequest
 from muleteer.spec.settings import BackendSettings
 from tests.replica.processes import Link

@@ -15,7 +15,7 @@ from typing import Self
 from muleteer.base.clock import MonotonicClock
 from muleteer.base.errors import StartupFailedError
 from muleteer.engine import detect, threads
-from muleteer.engine.local import process_spec
+from muleteer.engine.launch import process_spec
 from muleteer.engine.port import ReplicaRequest
 from muleteer.supervise import messages
 from muleteer.supervise.child import Child, spawn

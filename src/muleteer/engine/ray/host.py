@@ -24,7 +24,7 @@ from muleteer.base.clock import MonotonicClock
 from muleteer.base.errors import UsageError, WireError
 from muleteer.base.limits import CONTROL_LINE_BYTES_MAX
 from muleteer.engine import gpus, threads
-from muleteer.engine.local import process_spec, replica_status
+from muleteer.engine.launch import process_spec, replica_status
 from muleteer.engine.port import ReplicaRequest, ReplicaStatus
 from muleteer.spec.secret import SECRET_VARIABLE
 from muleteer.supervise import events
