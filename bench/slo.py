@@ -157,7 +157,7 @@ def _ready(server: Server) -> int:
 
 
 def _wait_for(server: Server, replicas: int) -> float:
-    return wait_until(lambda: _ready(server) >= replicas, f"{replicas} replicas", seconds=30)
+    return wait_until(lambda: _ready(server) >= replicas, f"{replicas} replicas", seconds=60)
 
 
 def _run(case: Case, trace: Trace, machine: Machine, folder: Path, dice: random.Random) -> Run:
