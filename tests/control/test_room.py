@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from bench.server import Server, wait_until
+from muleteer.base.limits import SIZING_TICK_S
 
 MODEL = """
 import time
 class Model:
     def __init__(self):
-        self.held = b"x" * 40_000_000
-    def predict(self, seconds: float = 0.0):
+        self.held = [b"x" * 40_000_000]
+    def predict(self, seconds: float = 0.0, grow: int = 0):
+        self.held.append(b"x" * grow)
         time.sleep(seconds)
         return "ok"
 """
@@ -33,6 +36,18 @@ endpoints:
   a: {route: /a, traffic: {a: 1}}
   b: {route: /b, traffic: {b: 1}}
   c: {route: /c, traffic: {c: 1}}
+"""
+
+
+RECENT_S = 4 * SIZING_TICK_S
+GROWING = """
+server: {memory_budget: 450MiB}
+backends:
+  leaks: {model: "model.py:Model", memory: 100MiB}
+  idle: {model: "model.py:Model", replicas: {min: 0, max: 1}, memory: 100MiB, idle: 1h}
+endpoints:
+  leaks: {route: /leaks, traffic: {leaks: 1}}
+  idle: {route: /idle, traffic: {idle: 1}}
 """
 
 
@@ -94,3 +109,23 @@ def test_calls_make_room_and_what_cannot_fit_is_refused(folder) -> None:
         assert running(server)["a"] == [], "one that holds 50 MB beside 430 MiB is too much"
         assert server.status()["problems"] == {}
         wait_until(lambda: ask(server, "/a", {})[0] == 200, "and a comes back when it is called", seconds=30)
+
+
+def test_one_that_outgrows_the_budget_is_replaced_after_the_idle_ones_are_gone(folder) -> None:
+    (folder / "growing.yaml").write_text(GROWING)
+    with Server(folder, "-c", "growing.yaml") as server:
+        assert ask(server, "/idle", {})[:2] == (200, "ok")
+        time.sleep(RECENT_S)  # what was called just now counts as at work
+        (before,) = running(server)["leaks"]
+        assert ask(server, "/leaks", {"grow": 450_000_000})[:2] == (200, "ok")
+        wait_until(
+            lambda: [each["state"] for each in running(server)["leaks"] if each["id"] != before["id"]] == ["ready"],
+            "another has taken its place",
+            seconds=30,
+        )
+        assert running(server)["idle"] == []
+        told = (server.run_dir / "logs" / "controller.log").read_text()
+        assert "giving up idle-1" in told
+        assert f"replacing {before['id']}" in told
+        wait_until(lambda: server.status()["problems"] == {}, "all is well")
+        assert ask(server, "/idle", {})[:2] == (200, "ok"), "there is room again"
