@@ -146,6 +146,20 @@ def test_it_sleeps_after_its_idle_time_and_a_demand_wakes_it() -> None:
     assert sized.sizing.reason.startswith("0: no call for 3")
 
 
+def test_its_idle_time_begins_when_it_is_ready() -> None:
+    world = World(spec(replicas=Replicas(0, 1), idle=1.0))
+    world.scaler.demand(["m"], world.now)
+    for _ in range(8):
+        world.now += 0.5
+        world.scaler.tick(world.now, lambda _: Present(0, (world.now,)), lambda _: 0)
+        assert world.wanted() == 1
+    world.ready = {"m": 1}
+    world.tick()
+    assert world.wanted() == 1
+    world.ticks(3)
+    assert world.wanted() == 0
+
+
 def test_a_call_that_runs_for_long_is_no_idleness() -> None:
     world = World(spec(replicas=Replicas(0, 1), idle=1.0))
     world.scaler.demand(["m"], world.now)

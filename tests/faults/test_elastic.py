@@ -95,7 +95,7 @@ def _answers(server):
 
 
 def test_it_sleeps_and_a_call_wakes_it_whatever_was_killed_meanwhile(serving):
-    server = serving("replicas: {min: 0, max: 2}, idle: 500ms, timeout: 20s")
+    server = serving("replicas: {min: 0, max: 2}, idle: 1s, timeout: 20s")
     assert (server.backend()["state"], server.replicas()) == ("asleep", set())
     assert server.probe("/readyz") == 200
     for _ in range(2):

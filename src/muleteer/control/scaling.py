@@ -157,7 +157,8 @@ class Sizer:
     def step(self, seen: Observed, workload: Workload | None, room: Room = Room()) -> Sizing:  # noqa: B008  frozen
         """What to run from now on. `workload` is None until something was measured."""
         self._rates.observe(seen.arrivals, seen.seconds)
-        if seen.arrivals or seen.queued or seen.running:
+        waking = bool(seen.starting_s) and not seen.ready  # who was told to come again finds it awake
+        if seen.arrivals or seen.queued or seen.running or waking:
             self._used_at = seen.now
         if workload is None:
             held = _held(self._wanted, seen.now, 0, HOLD_S_MIN)
