@@ -99,6 +99,7 @@ def render(status: dict[str, Any], paint: Paint) -> str:
             [each["state"] for each in processes],
             paint,
         ),
+        *_gateways(status.get("gateways", {}), address),
         *_notes(status),
     ]
     return "\n\n".join(parts)
@@ -169,6 +170,15 @@ def _exit(last_exit: dict[str, Any] | None) -> str:
     if last_exit.get("signal"):
         return f"{last_exit['reason']} ({last_exit['signal']})"
     return f"{last_exit['reason']} ({last_exit['code']})" if last_exit.get("code") else str(last_exit["reason"])
+
+
+def _gateways(gateways: dict[str, Any], address: str) -> list[str]:
+    """Those that answer elsewhere, one on each node of a cluster."""
+    urls = {name: told.get("url") or "-" for name, told in gateways.items()}
+    if all(url in (address, "-") for url in urls.values()):
+        return []
+    rows = [(name, urls[name], "answers" if told["answers"] else "away") for name, told in gateways.items()]
+    return [table(("GATEWAY", "ADDRESS", "STATE"), rows)]
 
 
 def _notes(status: dict[str, Any]) -> list[str]:

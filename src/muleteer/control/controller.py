@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,9 @@ from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.backend import Backend
 from muleteer.control.fleet import BackendStatistics, Fleet, Leaving
+from muleteer.control.gateway_link import OnAbort
 from muleteer.control.problems import Problems
-from muleteer.control.publish import Publisher, PublisherStatistics
+from muleteer.control.publish import Elsewhere, Publisher, PublisherStatistics
 from muleteer.control.reasons import explained
 from muleteer.control.routes import Routes
 from muleteer.control.scaling import Room
@@ -141,6 +142,12 @@ class Controller:
         self._routes.declare(declared)
         self._unpublished = True
         self._wake.set()
+
+    def follow_gateways(self, elsewhere: Sequence[Elsewhere], on_abort: OnAbort) -> None:
+        """These are the gateways on other machines; `on_abort` is told of replicas that one of them finds hung."""
+        if self.publisher.follow(elsewhere, on_abort):
+            self._unpublished = True
+            self._wake.set()
 
     def retry(self, name: str) -> list[str] | None:
         """Start the failed replicas of a backend afresh; their ids, or None if there is no such backend."""

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from muleteer.base.limits import GATEWAY_ANSWER_S_MAX, GATEWAY_DIAL_S
-from muleteer.control.line_stream import LineStream
+from muleteer.control.line_stream import LineStream, connect
 from muleteer.control.problems import Problems
 from muleteer.spec.snapshot import Snapshot
 
 OnDemand = Callable[[list[str]], None]
+OnAbort = Callable[[dict[str, Any]], None]
 _UNANSWERED_MAX = 64
 """Questions that a hung gateway may leave open before we ask no more."""
 
@@ -24,20 +25,32 @@ class GatewayLink:
 
     Args:
         name: e.g. `gateway-0`.
-        path: its control socket.
+        address: its control socket, `unix:path` or `tcp:host:port`.
         on_applied: called after each snapshot that it took.
         on_demand: called with the names of backends that calls came for and that no replica serves.
+        on_abort: called with each `abort` of a gateway that has no supervisor beside it.
+        secret: what a socket on a network asks for.
 
     Attributes:
         applied: the revision that the gateway took over the present connection; 0 if none.
     """
 
     def __init__(
-        self, name: str, path: str, problems: Problems, on_applied: Callable[[], None], on_demand: OnDemand
+        self,
+        name: str,
+        address: str,
+        *,
+        problems: Problems,
+        on_applied: Callable[[], None],
+        on_demand: OnDemand,
+        on_abort: OnAbort = lambda _message: None,
+        secret: str = "",
     ) -> None:
         self.name = name
         self.applied = 0
-        self._path = path
+        self.address = address
+        self._on_abort = on_abort
+        self._secret = secret
         self._problems = problems
         self._on_applied = on_applied
         self._on_demand = on_demand
@@ -59,13 +72,12 @@ class GatewayLink:
 
     async def run(self) -> None:
         """Connect and push for ever; ends by cancellation."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 try:
-                    _, self._stream = await loop.create_unix_connection(
-                        lambda: LineStream(self._answered, self._ended), self._path
-                    )
+                    self._stream = await connect(self.address, lambda: LineStream(self._answered, self._ended))
+                    if self._secret:
+                        self._stream.send({"type": "hello", "secret": self._secret})
                     self._stream.send({"type": "watch"})
                     await self._push_changes()
                 except (OSError, EOFError):
@@ -122,6 +134,8 @@ class GatewayLink:
     def _answered(self, message: dict[str, Any]) -> None:
         if message["type"] == "demand":
             self._on_demand([str(name) for name in message.get("backends") or ()])
+        elif message["type"] == "abort":
+            self._on_abort(message)
         elif self._asked and not (future := self._asked.popleft()).done():
             future.set_result(message)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from muleteer.base.errors import WireError
+from muleteer.base.limits import LINK_DIAL_S, LINK_SILENCE_S
 from muleteer.telemetry.log import log
 from muleteer.wire.lines import LineDecoder, encode_line
 
@@ -55,3 +57,24 @@ class LineStream(asyncio.Protocol):
         """See asyncio."""
         self._transport = None
         self._on_end()
+
+
+async def connect(address: str, new_stream: Callable[[], LineStream]) -> LineStream:
+    """Open `unix:path` or `tcp:host:port`; the kernel finds out if the other end falls silent. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    scheme, _, rest = address.partition(":")
+    if scheme == "unix":
+        return (await loop.create_unix_connection(new_stream, rest))[1]
+    host, _, port = rest.rpartition(":")
+    try:
+        async with asyncio.timeout(LINK_DIAL_S):
+            transport, stream = await loop.create_connection(new_stream, host.strip("[]"), int(port))
+    except TimeoutError as error:
+        raise OSError(f"{rest} does not answer") from error
+    channel = transport.get_extra_info("socket")
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, int(LINK_SILENCE_S))
+    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LINK_SILENCE_S * 1000))
+    return stream

@@ -24,9 +24,11 @@ from muleteer.control.declaration import Declaration
 from muleteer.control.fleet import failed_for_good
 from muleteer.control.line_stream import LineStream
 from muleteer.control.proc import age_s
+from muleteer.control.publish import Elsewhere
 from muleteer.control.rolling import Rolling
 from muleteer.engine.local import LocalEngine
 from muleteer.spec.address import url_of
+from muleteer.spec.secret import derive
 from muleteer.supervise.process import ProcessStatus
 from muleteer.telemetry.log import log
 
@@ -60,6 +62,8 @@ class ControlProcess:
         self._control = sockets["control"]
         self._processes: dict[str, ProcessStatus] = {}
         self._declaration = declaration
+        self._key = b""
+        self._elsewhere: set[str] = set()
         self._channel = LineStream(self._receive, self._supervisor_gone)
         self._engine = self._make_engine()
         clock = MonotonicClock()
@@ -97,7 +101,32 @@ class ControlProcess:
         from muleteer.engine.ray.key import keep_key
 
         key = keep_key([Path(server.state_dir or run_dir), Path(run_dir)])
-        return RayEngine(f"{run_dir}/ray.sock", key, self._report_ray)
+        self._key = key
+        wish = None
+        if server.gateways == "every_node":
+            names = ("host", "port", "drain_delay", "grace", "debug")
+            wish = {name: getattr(server, name) for name in names}
+        return RayEngine(
+            f"{run_dir}/ray.sock", key, self._report_ray, gateways=wish, on_gateways=self._gateways_elsewhere
+        )
+
+    def _gateways_elsewhere(self, rows: list[dict[str, Any]]) -> None:
+        """All that nodes of the cluster have; those whose host lives are steered."""
+        problems = self._declaration.problems
+        for row in rows:
+            if row["why"]:
+                problems.begin(row["name"], row["why"])
+            else:
+                problems.end(row["name"])
+        for name in self._elsewhere - {row["name"] for row in rows}:
+            problems.end(name)
+        self._elsewhere = {row["name"] for row in rows}
+        found = [
+            Elsewhere(row["name"], row["control"], row["url"], derive(self._key, row["name"]))
+            for row in rows
+            if row["control"]
+        ]
+        self._controller.follow_gateways(found, self._engine.receive)
 
     def _report_ray(self, text: str) -> None:
         if text:

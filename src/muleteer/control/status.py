@@ -136,7 +136,11 @@ def build(
         "backends": backends,
         "http": summed(view.http for view in views.values()) or None,
         "gateways": {
-            name: {"answers": name in views, "revision": revision}
+            name: {
+                "answers": name in views,
+                "revision": revision,
+                "url": controller.publisher.urls.get(name, server.address),
+            }
             for name, revision in controller.publisher.applied.items()
         },
         "processes": [_process(row) for row in processes.values()],

@@ -14,6 +14,7 @@ import uvloop
 from setproctitle import setproctitle
 
 from muleteer.gateway.life import GatewayConfig, Life
+from muleteer.spec.secret import SECRET_VARIABLE
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def _read_arguments() -> tuple[GatewayConfig, dict[str, socket.socket]]:
     try:
         numbers = msgspec.json.decode(inherited, type=dict[str, int])
         config = msgspec.json.decode(sys.argv[1].encode(), type=GatewayConfig)
+        config = msgspec.structs.replace(config, secret=os.environ.pop(SECRET_VARIABLE, ""))
     except msgspec.DecodeError as error:
         sys.exit(f"MULETEER_FDS or CONFIG of muleteer.gateway is wrong: {error}")
     missing = {"control", "http", "gateway"} - numbers.keys()

@@ -13,6 +13,7 @@ import msgspec
 
 from muleteer.base.errors import SpecError
 from muleteer.base.limits import ANSWER_BYTES_MAX, FRAME_OVERHEAD_BYTES, LINK_UP_S_MAX
+from muleteer.gateway.aborts import Aborts
 from muleteer.gateway.application import Application
 from muleteer.gateway.channel import Channel
 from muleteer.gateway.http.server import HttpServer
@@ -34,6 +35,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         grace: seconds then for requests in flight.
         debug: show the model's traceback to the client.
         payload_max: the largest frame accepted from a replica, in bytes.
+        secret: what the control socket asks for, where it is on a network. From the environment, never on the command
+            line.
     """
 
     name: str
@@ -42,6 +45,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     grace: float = 25.0
     debug: bool = False
     payload_max: int = ANSWER_BYTES_MAX + FRAME_OVERHEAD_BYTES
+    secret: str = ""
 
 
 class Life:
@@ -53,8 +57,12 @@ class Life:
         self._config = config
         self._sockets = sockets
         self._channel = Channel()
+        self._aborts = Aborts() if config.secret else None  # what is beside it elsewhere keeps no replicas
         self._application = Application(
-            name=config.name, payload_max=config.payload_max, abort=self._channel.abort, debug=config.debug
+            name=config.name,
+            payload_max=config.payload_max,
+            abort=self._aborts or self._channel.abort,
+            debug=config.debug,
         )
         self._http = HttpServer(self._application)
         self._stop = asyncio.Event()
@@ -66,9 +74,7 @@ class Life:
         await self._channel.open(self._sockets["control"])
         self._read_snapshot()
         await self._link_up()
-        steering = await loop.create_unix_server(
-            lambda: Steering(self._application, self._statistics), sock=self._sockets["gateway"]
-        )
+        steering = await self._listen(self._sockets["gateway"])
         others = [sock for name, sock in self._sockets.items() if name not in _OWN]
         await self._http.open(self._sockets["http"], others)
         self._channel.ready()
@@ -87,6 +93,17 @@ class Life:
         await self._http.close()
         await self._application.close()
         steering.close()
+
+    async def _listen(self, sock: socket.socket) -> asyncio.Server:
+        """The control socket: a Unix one, or one on the network, with a secret."""
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            return await loop.create_unix_server(lambda: Steering(self._application, self._statistics), sock=sock)
+        assert self._config.secret, "a control socket on a network needs a secret"
+        return await loop.create_server(
+            lambda: Steering(self._application, self._statistics, aborts=self._aborts, secret=self._config.secret),
+            sock=sock,
+        )
 
     def _stopped(self) -> None:
         if self._stop.is_set():

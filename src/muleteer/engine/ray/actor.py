@@ -31,7 +31,7 @@ class Keeper:
 
     Args:
         config: what the host is told, as JSON: `request`, `secret`, `version`, `shipped` (the model's folder is this
-            actor's working directory).
+            actor's working directory). `module`: that of another host, which keeps something else.
     """
 
     def __init__(self, config: str) -> None:
@@ -93,7 +93,7 @@ class Keeper:
         paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", folder)]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         self._host = subprocess.Popen(
-            [sys.executable, "-P", "-m", HOST],
+            [sys.executable, "-P", "-m", self._config.get("module", HOST)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

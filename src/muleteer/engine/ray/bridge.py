@@ -3,7 +3,8 @@ hang, be killed, or be aborted by Ray's own library: the controller does not not
 its successor adopts what runs. Must not know why a replica is wanted.
 
 Lines to a controller: `replicas` (all, once Ray was asked), then `replica` for each change, `cluster` for what there
-is, `problem`. Lines from it: `open` (first; whose replicas), `start`, `stop`, `retry`, `abort`.
+is, `problem`, `gateways`. Lines from it: `open` (first; whose replicas), `start`, `stop`, `retry`, `abort`, and
+`gateways` where each node is to have one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -20,7 +22,9 @@ from muleteer.base.errors import WireError
 from muleteer.base.limits import RAY_CALL_S, RAY_LOOK_S, RAY_RETRY_S
 from muleteer.engine.port import ReplicaRequest, ReplicaStatus
 from muleteer.engine.ray.cluster import Cluster, Hung, RayError
+from muleteer.engine.ray.gateway_host import GatewayWish
 from muleteer.engine.ray.lines import Lines
+from muleteer.engine.ray.nodes import PREFIX, NodeGateways
 from muleteer.engine.ray.place import View
 from muleteer.engine.ray.placed import Placed
 from muleteer.spec.secret import derive
@@ -66,6 +70,7 @@ class Bridge:
         self._told: dict[str, tuple[float, ReplicaStatus]] = {}
         self._grace_s: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gateways: NodeGateways | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -82,6 +87,8 @@ class Bridge:
     async def stop_all(self) -> None:
         """The server ends: so do its replicas. None is started any more."""
         self._ending = True
+        if self._gateways is not None:
+            await self._gateways.stop()
         await asyncio.gather(*(placed.stop(self._grace_s.get(id, 0.0)) for id, placed in list(self._table.items())))
 
     # Ray
@@ -119,7 +126,7 @@ class Bridge:
             except RayError as error:
                 self._say_problem(f"cannot list the actors of the Ray cluster at {self._cluster.address}: {error}")
                 await asyncio.sleep(RAY_RETRY_S)
-        placed = [self._add(id, handle=handle) for id, handle in found.items()]
+        placed = [self._add(id, handle=handle) for id, handle in found.items() if not id.startswith(PREFIX)]
         await asyncio.gather(*(self._known_or_ended(each) for each in placed))
         self._adopted = True
         self._say_problem("")
@@ -188,6 +195,8 @@ class Bridge:
             self._open(lines, message)
         elif lines is not self._controller or not self._adopted:
             raise WireError(f"{message['type']} before the replicas were told")
+        elif message["type"] == "gateways":
+            self._keep_gateways(msgspec.convert(message["wish"], GatewayWish))
         elif message["type"] == "start":
             self._start(msgspec.convert(message["request"], ReplicaRequest))
         else:
@@ -222,6 +231,25 @@ class Bridge:
         ]
         self._say_cluster()
         self._send({"type": "replicas", "replicas": msgspec.to_builtins(rows)})
+
+    def _keep_gateways(self, wish: GatewayWish) -> None:
+        """One on each node; for another controller of the same server they are as they were."""
+        if self._gateways is None:
+            self._gateways = NodeGateways(
+                self._cluster, instance=self._instance, key=self._key, wish=wish, tell=self._say_gateways
+            )
+            self._do(self._follow_nodes(self._gateways))
+        self._say_gateways()
+
+    async def _follow_nodes(self, gateways: NodeGateways) -> None:
+        while not self._ending:
+            with suppress(RayError):  # who looks at the nodes says what is wrong
+                await gateways.follow(self._view)
+            await asyncio.sleep(RAY_LOOK_S)
+
+    def _say_gateways(self) -> None:
+        if self._gateways is not None and not self._ending:
+            self._send({"type": "gateways", "rows": msgspec.to_builtins(self._gateways.rows)})
 
     def _start(self, request: ReplicaRequest) -> None:
         self._grace_s[request.id] = request.grace_s

@@ -93,6 +93,16 @@ class Cluster:
         """
         return await self._call(partial(_create, request, secret, instance, self._private), RAY_CONNECT_S)
 
+    async def here(self) -> str | None:
+        """The node that we run on; None through ray://. Raises Unreachable."""
+        return await self._call(_here)
+
+    async def create_on(self, node: str, name: str, config: dict[str, Any]) -> Any:
+        """The actor of this name on that node and no other, with a host of its own (see `actor.Keeper`); one that
+        exists is it. Raises Refused, Unreachable.
+        """
+        return await self._call(partial(_create_on, node, name, config), RAY_CONNECT_S)
+
     async def kill(self, handle: Any) -> None:
         """End it for good, placed or not. Raises Unreachable."""
         await self._call(partial(_kill, handle))
@@ -258,6 +268,31 @@ def _runtime_env(request: ReplicaRequest, private: Sequence[str]) -> tuple[dict[
     if "py_modules" in asked:
         asked = upload_py_modules_if_needed(asked, include_gitignore=True, scratch_dir=scratch)
     return asked, "working_dir" in asked
+
+
+def _here() -> str | None:
+    import ray
+
+    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
+        return None
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _create_on(node: str, name: str, config: dict[str, Any]) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(actor.Keeper)
+    return remote.options(
+        name=name,
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        max_restarts=-1,
+        max_concurrency=8,
+        num_cpus=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+    ).remote(msgspec.json.encode({"version": __version__, **config}).decode())
 
 
 def _kill(handle: Any) -> None:

@@ -26,12 +26,24 @@ class RayEngine:
         path: the bridge's socket.
         key: of this server; says which actors are its own, and their secrets are derived from it.
         report: told what does not work now; empty once all does.
+        gateways: what each other node is to have as its gateway; None: no gateways there.
+        on_gateways: told of all of them, whenever something about one has changed.
     """
 
     name = "ray"
 
-    def __init__(self, path: str, key: bytes, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        key: bytes,
+        report: Callable[[str], None],
+        *,
+        gateways: dict[str, Any] | None = None,
+        on_gateways: Callable[[list[dict[str, Any]]], None] = lambda _rows: None,
+    ) -> None:
         self._path = path
+        self._gateways = gateways
+        self._on_gateways = on_gateways
         self._key = key
         self._report = report
         self._bridge: Lines | None = None
@@ -145,6 +157,8 @@ class RayEngine:
             self._nodes = tuple(message["nodes"])
         elif message["type"] == "problem":
             self._report(message["text"])
+        elif message["type"] == "gateways":
+            self._on_gateways(message["rows"])
 
     def _compare(self, rows: tuple[ReplicaStatus, ...]) -> None:
         """All that a bridge has, which may be another than the last: ask again for what it does not know."""
@@ -163,6 +177,8 @@ class RayEngine:
             self._ask_stop(id)
         self._report("")
         self._adopted.set()
+        if self._gateways is not None:
+            self._send({"type": "gateways", "wish": self._gateways})
 
     def _observe(self, status: ReplicaStatus) -> None:
         if status.state == "gone":

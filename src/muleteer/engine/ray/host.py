@@ -25,7 +25,7 @@ from muleteer.base.errors import UsageError, WireError
 from muleteer.base.limits import CONTROL_LINE_BYTES_MAX
 from muleteer.engine import gpus, threads
 from muleteer.engine.launch import process_spec, replica_status
-from muleteer.engine.port import ReplicaRequest, ReplicaStatus
+from muleteer.engine.port import ReplicaRequest
 from muleteer.spec.secret import SECRET_VARIABLE
 from muleteer.supervise import events
 from muleteer.supervise.child import become_subreaper
@@ -33,7 +33,7 @@ from muleteer.supervise.kept import KeptProcess, Request, Surroundings
 from muleteer.supervise.loop import Loop
 from muleteer.supervise.oom import OomWitness, counter_files
 from muleteer.supervise.orphans import kill_orphans
-from muleteer.supervise.process import LastExit
+from muleteer.supervise.process import LastExit, ProcessSpec
 from muleteer.supervise.sockets import listen_tcp
 from muleteer.supervise.states import State
 from muleteer.wire.lines import LineDecoder, encode_line
@@ -62,13 +62,17 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Host:
-    """One replica, from its first life to its last. `run()` once."""
+    """One process, from its first life to its last; a subclass says which. `run()` once.
 
-    def __init__(self, config: HostConfig, orders: int, rows: int) -> None:
-        self._config = config
+    Args:
+        address: of this node.
+        orders, rows: descriptors, to read from and to write to.
+    """
+
+    def __init__(self, address: str, orders: int, rows: int) -> None:
+        self._address = address
         self._orders = os.fdopen(orders, "rb", buffering=0)
         self._rows = rows
-        self._request = msgspec.convert(config.request, ReplicaRequest)
         self._clock = MonotonicClock()
         self._loop = Loop(self._clock)
         self._oom = OomWitness(counter_files())
@@ -82,7 +86,7 @@ class Host:
         self._loop.open((signal.SIGCHLD,), self._on_child)
         self._loop.watch(self._orders, self._on_order)
         try:
-            with listen_tcp(self._config.address, 0) as listener:
+            with listen_tcp(self._address, 0) as listener:
                 self._keep(listener)
                 while not self._over:
                     self._loop.turn()
@@ -92,25 +96,22 @@ class Host:
             kill_orphans(set())
             self._loop.close()
 
+    def what(self, listener: socket.socket) -> tuple[ProcessSpec, dict[str, socket.socket]]:
+        """What to keep, and the sockets that it may ask for; `listener` is on this node. Raises UsageError."""
+        raise NotImplementedError
+
+    def row(self, kept: KeptProcess) -> dict[str, Any]:
+        """What to tell of it."""
+        raise NotImplementedError
+
     def _keep(self, listener: socket.socket) -> None:
-        host, port = listener.getsockname()[:2]
-        address = f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
-        request = self._request
-        if self._config.shipped:
-            request = msgspec.structs.replace(request, base_dir=self._config.folder)
-        environment = threads.environment(request.settings, os.cpu_count() or 1, os.environ)
-        spec = process_spec(request, address, environment, _given_gpus(request.settings.gpus))
-        spec = msgspec.structs.replace(
-            spec,
-            sockets={LISTENER: LISTENER},
-            env={**spec.env, SECRET_VARIABLE: self._config.secret},
-        )
+        spec, given = self.what(listener)
         around = Surroundings(
             self._loop,
             self._clock,
             random.random,
             Path(os.devnull),  # no file of ours: Ray keeps what the actor prints, and status the end of it
-            {LISTENER: listener},
+            given,
             _say,
             self._on_change,
             _refuse,
@@ -119,21 +120,9 @@ class Host:
         self._kept.start()
 
     def _on_change(self, kept: KeptProcess) -> None:
-        status = replica_status(kept.status())
-        if self._config.shipped:
-            status = msgspec.structs.replace(status, files=tuple(self._own(file) for file in status.files))
         if kept.state is State.STOPPED:
             self._over = True
-        self._tell(status)
-
-    def _own(self, file: str) -> str:
-        """A shipped file by its path where it came from: that is where it will change."""
-        folder = Path(self._config.folder)
-        path = Path(file)
-        return str(Path(self._request.base_dir) / path.relative_to(folder)) if path.is_relative_to(folder) else file
-
-    def _tell(self, status: ReplicaStatus) -> None:
-        line = encode_line({**msgspec.to_builtins(status), "machine": machine()})
+        line = encode_line({**self.row(kept), "machine": machine()})
         while line:
             line = line[os.write(self._rows, line) :]
 
@@ -172,17 +161,62 @@ class Host:
                 kept.after_reaping(*((dead.si_status, None) if exited else (None, dead.si_status)), oom=oom)
 
 
-def main() -> None:
-    """Read the first line, then keep."""
+class ReplicaHost(Host):
+    """Keeps a replica."""
+
+    def __init__(self, config: HostConfig, orders: int, rows: int) -> None:
+        super().__init__(config.address, orders, rows)
+        self._config = config
+        self._request = msgspec.convert(config.request, ReplicaRequest)
+
+    def what(self, listener: socket.socket) -> tuple[ProcessSpec, dict[str, socket.socket]]:
+        """See Host."""
+        request = self._request
+        if self._config.shipped:
+            request = msgspec.structs.replace(request, base_dir=self._config.folder)
+        environment = threads.environment(request.settings, os.cpu_count() or 1, os.environ)
+        spec = process_spec(request, address_of(listener), environment, _given_gpus(request.settings.gpus))
+        env = {**spec.env, SECRET_VARIABLE: self._config.secret}
+        return msgspec.structs.replace(spec, sockets={LISTENER: LISTENER}, env=env), {LISTENER: listener}
+
+    def row(self, kept: KeptProcess) -> dict[str, Any]:
+        """See Host."""
+        status = replica_status(kept.status())
+        if self._config.shipped:
+            status = msgspec.structs.replace(status, files=tuple(self._own(file) for file in status.files))
+        found: dict[str, Any] = msgspec.to_builtins(status)
+        return found
+
+    def _own(self, file: str) -> str:
+        """A shipped file by its path where it came from: that is where it will change."""
+        folder = Path(self._config.folder)
+        path = Path(file)
+        return str(Path(self._request.base_dir) / path.relative_to(folder)) if path.is_relative_to(folder) else file
+
+
+def address_of(listener: socket.socket) -> str:
+    """As it is dialled: `tcp:host:port`."""
+    host, port = listener.getsockname()[:2]
+    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+
+def first_line() -> tuple[bytes, int]:
+    """What the actor says first, and where rows go. Nothing but rows may go there, so stdout becomes stderr."""
     rows = os.dup(1)
-    os.dup2(2, 1)  # nothing but rows may go there
+    os.dup2(2, 1)
     os.set_inheritable(rows, False)
     first = b""
     while not first.endswith(b"\n"):
         byte = os.read(0, 1)  # no more: what follows is for the loop
         if not byte:
-            return
+            sys.exit(0)
         first += byte
+    return first, rows
+
+
+def main() -> None:
+    """Read the first line, then keep."""
+    first, rows = first_line()
     config = msgspec.json.decode(first, type=HostConfig)
     reason = ""
     if config.version != __version__:
@@ -192,17 +226,17 @@ def main() -> None:
 
         setproctitle(f"muleteer: ray host {config.request['id']}")
         try:
-            Host(config, 0, rows).run()
+            ReplicaHost(config, 0, rows).run()
         except UsageError as error:
             reason = str(error)
     if reason:
-        os.write(rows, encode_line(failed(config, reason)))
+        os.write(rows, encode_line(failed(config.request["id"], reason)))
 
 
-def failed(config: HostConfig, reason: str) -> dict[str, Any]:
-    """The row of a replica that cannot be kept here at all."""
+def failed(id: str, reason: str) -> dict[str, Any]:
+    """The row of a process that cannot be kept here at all."""
     last_exit = LastExit(reason="unfit_node", message=reason)
-    return {"id": config.request["id"], "state": "failed", "last_exit": msgspec.to_builtins(last_exit)}
+    return {"id": id, "state": "failed", "last_exit": msgspec.to_builtins(last_exit)}
 
 
 def machine() -> str:
@@ -225,7 +259,7 @@ def _say(event: events.Event) -> None:
 
 
 def _refuse(_kept: KeptProcess, request: Request) -> None:
-    raise WireError(f"a replica may not ask for {type(request).__name__.lower()}")
+    raise WireError(f"a process here may not ask for {type(request).__name__.lower()}")
 
 
 if __name__ == "__main__":
