@@ -134,11 +134,11 @@ class Server:
         found: dict[str, Any] = get(self.run_dir / "admin.sock", "/v1/status")
         return found
 
-    def statistics(self) -> dict[str, Any]:
-        """What the gateway tells about itself, asked on its control socket."""
+    def statistics(self, gateway: str = "gateway-0") -> dict[str, Any]:
+        """What a gateway tells about itself, asked on its control socket."""
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(5)
-            link.connect(str(self.run_dir / "gateway-0.sock"))
+            link.connect(str(self.run_dir / f"{gateway}.sock"))
             link.sendall(encode_line({"type": "statistics"}))
             decoder = LineDecoder()
             while True:

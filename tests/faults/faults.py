@@ -5,12 +5,12 @@ kernel chooses the victim; tests/supervise), a jump of the clock (nothing but te
 is read).
 """
 
-from tests.faults import client_faults, replica_faults, steering_faults, tree_faults
+from tests.faults import client_faults, replica_faults, several_faults, steering_faults, tree_faults
 from tests.faults.report import Report, Size, SkipFault
 
 FAULTS = {
     fault.__name__: fault
-    for room in (replica_faults, steering_faults, tree_faults, client_faults)
+    for room in (replica_faults, several_faults, steering_faults, tree_faults, client_faults)
     for fault in room.FAULTS
 }
 
