@@ -48,7 +48,7 @@ def test_a_network_that_is_cut_costs_time_but_no_request(rig, parts):
     before = rig.rows()
     there = {id for id, row in before.items() if row["node"] == parts.second}
     assert 0 < len(there) < 4
-    load = rig.load(100, 6.0, deadline_s=15.0)
+    load = rig.load(60, 6.0, deadline_s=15.0)
     time.sleep(1.0)  # calls are to be under way
     parts.cut()
     begun = time.monotonic()
@@ -68,7 +68,7 @@ def test_a_network_that_is_cut_costs_time_but_no_request(rig, parts):
 def test_the_head_is_lost_and_requests_go_on(rig, parts):
     id, before = min(rig.rows().items())
     pids = rig.ready_pids()
-    load = rig.load(100, 3.0)
+    load = rig.load(60, 3.0, deadline_s=8.0)
     os.kill(parts.gcs(), signal.SIGKILL)
     wait_until(lambda: "head" in rig.status()["problems"].get("ray", ""), "the problem is told", seconds=30)
     os.kill(before["pid"], signal.SIGKILL)
