@@ -234,23 +234,22 @@ class Dispatcher:
                 self._queue.served(call)
                 self.ledger.leave_place(call)
                 self._start(self.gate.own_link(call, link), call, now)
-        if self._behind and not self._queue.depth:
+        if self._behind:
             self._move_on(now)
 
     def _move_on(self, now: float) -> None:
         """Of calls that stand behind those of other gateways, as many as slots idle here go there instead."""
-        for link in list(self._behind):
+        while self._behind and not self._queue.depth:
             idle = self._slots.next_for_new()
             if idle is None or idle.load >= idle.concurrency:
                 return
-            del self._behind[link]
+            link, _ = self._behind.popitem()
             for call in link.take_back(0.0, now):
                 if call.state is not SETTLED:
                     call.attempts -= 1
                     call.counts.moved += 1
                     self._wait(call, front=True)
-            if self._queue.depth:
-                self.pull(now)
+            self.pull(now)
 
     def drop(self, call: Call, now: float) -> None:
         """It waits, and must not be sent: poison, or too late."""
@@ -357,7 +356,7 @@ class Dispatcher:
         now = self._shared.now()
         self._served(call, service_us, now)
         self._slots.moved(link)
-        if self._queue.depth:
+        if self._queue.depth or self._behind:
             self.pull(now)
         self._answer(call, body)
 

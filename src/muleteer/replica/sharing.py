@@ -21,23 +21,25 @@ class Sharing:
     """Of one replica.
 
     Args:
-        warm_up_s: what a call took at the warm-up; 0 if there was none: then calls are long until the first is over.
+        warm_up_s: what a call took at the warm-up; 0 if there was none: then calls are long until a few are over.
     """
 
-    __slots__ = ("_mean_s",)
+    __slots__ = ("_mean_s", "_samples")
 
     def __init__(self, warm_up_s: float = 0.0) -> None:
         self._mean_s = warm_up_s
+        self._samples = _CALLS if warm_up_s else 0
 
     def took(self, seconds: float) -> None:
         """A call, or a batch, was run for so long."""
-        self._mean_s += (seconds - self._mean_s) / _CALLS if self._mean_s else seconds
+        self._samples = min(self._samples + 1, _CALLS)
+        self._mean_s += (seconds - self._mean_s) / self._samples
 
     def tell(self, sessions: Sequence[Session], running: Sequence[int], gone: int = 0) -> list[Session]:
         """Tell all of them: of the calls of each so many are `running`, and so many of links that are `gone`. Returns
         those to whom it is news.
         """
-        if 0 < self._mean_s < CREDIT_SERVICE_S_MAX:
+        if self._samples == _CALLS and self._mean_s < CREDIT_SERVICE_S_MAX:
             return [session for session in sessions if session.tell(0, 0)]
         runs, waits = sum(running) + gone, sum(session.has_work for session in sessions)
         return [

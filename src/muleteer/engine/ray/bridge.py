@@ -3,8 +3,8 @@ hang, be killed, or be aborted by Ray's own library: the controller does not not
 its successor adopts what runs. Must not know why a replica is wanted.
 
 Lines to a controller: `replicas` (all, once Ray was asked), then `replica` for each change, `cluster` for what there
-is, `problem`, `gateways`. Lines from it: `open` (first; whose replicas), `start`, `stop`, `retry`, `abort`, and
-`gateways` where each node is to have one.
+is, `problem`, `gateways`. Lines from it: `open` (first; whose replicas, and whether each node is to have a gateway),
+`start`, `stop`, `retry`, `abort`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Bridge:
         self._told: dict[str, tuple[float, ReplicaStatus]] = {}
         self._grace_s: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._wish: GatewayWish | None = None
         self._gateways: NodeGateways | None = None
 
     async def run(self) -> None:
@@ -126,11 +127,21 @@ class Bridge:
             except RayError as error:
                 self._say_problem(f"cannot list the actors of the Ray cluster at {self._cluster.address}: {error}")
                 await asyncio.sleep(RAY_RETRY_S)
-        placed = [self._add(id, handle=handle) for id, handle in found.items() if not id.startswith(PREFIX)]
+        gateways = {id: found.pop(id) for id in list(found) if id.startswith(PREFIX)}
+        if self._wish is not None:
+            self._keep_gateways(self._wish)
+        else:
+            for handle in gateways.values():  # of an earlier life of the server, which wanted them
+                self._do(self._end(handle))
+        placed = [self._add(id, handle=handle) for id, handle in found.items()]
         await asyncio.gather(*(self._known_or_ended(each) for each in placed))
         self._adopted = True
         self._say_problem("")
         self._introduce()
+
+    async def _end(self, handle: Any) -> None:
+        with suppress(RayError):  # it is asked for again by the next life
+            await self._cluster.kill(handle)
 
     async def _known_or_ended(self, placed: Placed) -> None:
         try:
@@ -195,8 +206,6 @@ class Bridge:
             self._open(lines, message)
         elif lines is not self._controller or not self._adopted:
             raise WireError(f"{message['type']} before the replicas were told")
-        elif message["type"] == "gateways":
-            self._keep_gateways(msgspec.convert(message["wish"], GatewayWish))
         elif message["type"] == "start":
             self._start(msgspec.convert(message["request"], ReplicaRequest))
         else:
@@ -214,6 +223,8 @@ class Bridge:
         if self._instance not in ("", message["instance"]):
             raise WireError("this bridge keeps the replicas of another server")
         self._instance, self._key = message["instance"], bytes.fromhex(message["key"])
+        wish = message.get("gateways")
+        self._wish = None if wish is None else msgspec.convert(wish, GatewayWish)
         self._controller = lines
         if self._problem:
             self._send({"type": "problem", "text": self._problem})
@@ -230,16 +241,14 @@ class Bridge:
             if status.state != "gone"
         ]
         self._say_cluster()
+        self._say_gateways()
         self._send({"type": "replicas", "replicas": msgspec.to_builtins(rows)})
 
     def _keep_gateways(self, wish: GatewayWish) -> None:
-        """One on each node; for another controller of the same server they are as they were."""
-        if self._gateways is None:
-            self._gateways = NodeGateways(
-                self._cluster, instance=self._instance, key=self._key, wish=wish, tell=self._say_gateways
-            )
-            self._do(self._follow_nodes(self._gateways))
-        self._say_gateways()
+        self._gateways = NodeGateways(
+            self._cluster, instance=self._instance, key=self._key, wish=wish, tell=self._say_gateways
+        )
+        self._do(self._follow_nodes(self._gateways))
 
     async def _follow_nodes(self, gateways: NodeGateways) -> None:
         while not self._ending:

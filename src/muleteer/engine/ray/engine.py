@@ -139,7 +139,8 @@ class RayEngine:
                 await asyncio.sleep(RAY_RETRY_S)
                 continue
             self._bridge = lines
-            self._send({"type": "open", "instance": instance_of(self._key), "key": self._key.hex()})
+            key, instance = self._key.hex(), instance_of(self._key)
+            self._send({"type": "open", "instance": instance, "key": key, "gateways": self._gateways})
             await self._ended.wait()
             self._report("the bridge to Ray ended; replicas that live go on, another one starts")
 
@@ -177,8 +178,6 @@ class RayEngine:
             self._ask_stop(id)
         self._report("")
         self._adopted.set()
-        if self._gateways is not None:
-            self._send({"type": "gateways", "wish": self._gateways})
 
     def _observe(self, status: ReplicaStatus) -> None:
         if status.state == "gone":

@@ -15,7 +15,7 @@ import msgspec
 
 from muleteer.base.limits import RAY_CALL_S, RAY_RETRY_S
 from muleteer.engine.ray.actor import WATCH_S
-from muleteer.engine.ray.cluster import Cluster, Dead, Refused, Unavailable, Unreachable
+from muleteer.engine.ray.cluster import Cluster, Dead, RayError, Unavailable
 from muleteer.engine.ray.gateway_host import HOST, GatewayWish
 from muleteer.engine.ray.place import Node, View
 from muleteer.spec.secret import derive
@@ -43,6 +43,7 @@ class _Told(msgspec.Struct, frozen=True):
     life: str
     count: int
     rows: list[dict[str, Any]]
+    config: dict[str, Any] | None = None
 
 
 class NodeGateways:
@@ -106,15 +107,23 @@ class _NodeGateway:
         self._cluster = cluster
         self._tell = tell
         self._handle: Any = None
+        self._config: dict[str, Any] = {}
 
     async def run(self, instance: str, secret: str, wish: GatewayWish) -> None:
         """Keep one there, until cancelled: then the node is gone, or the server ends."""
         while True:
             try:
-                config = {"module": HOST, "id": self.row.name, "secret": secret, "wish": msgspec.to_builtins(wish)}
-                self._handle = await self._cluster.create_on(self._node.id, f"{instance}/{self.row.name}", config)
+                self._config = {
+                    "module": HOST,
+                    "id": self.row.name,
+                    "secret": secret,
+                    "wish": msgspec.to_builtins(wish),
+                }
+                name = f"{instance}/{self.row.name}"
+                self._handle = await self._cluster.create_on(self._node.id, name, self._config)
                 await self._follow()
-            except (Dead, Refused, Unreachable) as error:
+                await self._cluster.kill(self._handle)  # an earlier bridge had stopped it
+            except RayError as error:
                 self._put(state="backoff", why=str(error))
             await asyncio.sleep(RAY_RETRY_S)
 
@@ -122,16 +131,17 @@ class _NodeGateway:
         """Drain it, then end its actor. `run` is cancelled already."""
         if self._handle is None:
             return
-        with suppress(Dead, Unavailable, Unreachable):
+        with suppress(RayError, TimeoutError):
             await self._cluster.order(self._handle, {"type": "stop"})
             async with asyncio.timeout(grace_s + _STOP_MARGIN_S):
                 await self._follow()
-        with suppress(Refused, Unreachable, TimeoutError):
+        with suppress(RayError):
             await self._cluster.kill(self._handle)
 
     async def _follow(self) -> None:
-        """Take its rows until it is gone. Raises Dead, Unreachable."""
+        """Take its rows until it is gone. Raises RayError."""
         life, seen = "", 0
+        self._put(state="starting")
         while self.row.state != "gone":
             answer = await self._cluster.watch(self._handle, life, seen)
             try:
@@ -141,6 +151,9 @@ class _NodeGateway:
                 await asyncio.sleep(RAY_RETRY_S)
                 life = ""
                 continue
+            if told.config is not None and told.config | self._config != told.config:
+                await self._cluster.kill(self._handle)
+                raise Dead("it was started with other settings")
             life, seen = told.life, told.count
             for row in told.rows:
                 self._take(row)
