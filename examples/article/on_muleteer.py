@@ -1,4 +1,4 @@
-"""The article's last program as it was written. MULETEER_ENGINE=ray puts the replicas on the Ray cluster of RAY_ADDRESS;
+"""The article's last program as it was written. MULETEER_ENGINE=ray puts the replicas on the cluster of RAY_ADDRESS;
 without it they are processes of this machine. PORT: where to listen.
 """
 

@@ -5,7 +5,9 @@ decides (`control.budget`), nor gateways.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+import msgspec
 
 from muleteer.base.limits import SIZING_TICK_S
 from muleteer.control.account import Account, ReplicaAccount, account
@@ -13,9 +15,10 @@ from muleteer.control.autoscale import Autoscaler
 from muleteer.control.budget import Allocation, allocate
 from muleteer.control.claims import Demand, Holding
 from muleteer.control.fleet import Fleet, Observed
-from muleteer.control.ledger import Ledger, budget_of
+from muleteer.control.ledger import Ledger, Reservation, budget_of
 from muleteer.control.measure import Cpu
 from muleteer.control.meter import Meter
+from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, waits_for_place
 from muleteer.control.proc import Usage
 from muleteer.control.scaling import UNKNOWN_START_S
 from muleteer.control.share import Budget
@@ -38,6 +41,7 @@ class Allotter:
         self._usage: dict[int, Usage] = {}
         self._template_pids: frozenset[int] = frozenset()
         self._looked_s = 0.0
+        self._reserves = False  # replicas take what they declare, as on a cluster
         self._reserved: dict[str, int] = {}  # by replica
         self._guessed: set[str] = set()  # replicas for which that was a guess
         self._used_s: dict[str, float] = {}  # when a replica last worked on a call
@@ -112,7 +116,12 @@ class Allotter:
         """Who may have how many replicas now."""
         templates = sum(usage.pss_bytes for pid, usage in self._usage.items() if pid in self._template_pids)
         used = sum(usage.pss_bytes for usage in self._usage.values()) - templates
-        budget = budget_of(self._capacity(), used, templates)
+        capacity = self._capacity()
+        if capacity.available_cpus is None:
+            budget = budget_of(capacity, used, templates)
+        else:
+            budget = budget_of_cluster(capacity, self._placed(fleets.values()))
+        self._reserves = capacity.available_cpus is not None
         self.budget = budget
         demands = [self._demand(fleet, budget, now) for fleet in fleets.values() if fleet.backend is not None]
         holdings = [
@@ -120,8 +129,23 @@ class Allotter:
             for fleet in fleets.values()
             for each in fleet.replicas.values()
             if each.status.state != "failed"  # no process
+            and not (self._reserves and waits_for_place(each.status))
         ]
-        return allocate(demands, holdings, budget)
+        allocation = allocate(demands, holdings, budget)
+        return self._asking(allocation, fleets) if self._reserves else allocation
+
+    def _placed(self, fleets: Iterable[Fleet]) -> Iterator[Reserved]:
+        for fleet in fleets:
+            if fleet.backend is not None:
+                each = reserved(fleet.backend.spec.settings)
+                yield from (each for status in fleet.statuses() if status.node and not waits_for_place(status))
+
+    def _asking(self, allocation: Allocation, fleets: Mapping[str, Fleet]) -> Allocation:
+        grants = {}
+        for name, grant in allocation.grants.items():
+            waiting = sum(waits_for_place(status) for status in fleets[name].serving())
+            grants[name] = asking(grant, fleets[name].wanted, waiting)
+        return msgspec.structs.replace(allocation, grants=grants, refused={})
 
     def _demand(self, fleet: Fleet, budget: Budget, now: float) -> Demand:
         assert fleet.backend is not None
@@ -129,6 +153,10 @@ class Allotter:
         settings = spec.settings
         reservation = self._ledger.reservation(key, settings.memory, budget)
         measure = self._autoscaler.measure(fleet.name)
+        cores = settings.cpus or 0.0 if measure is None else settings.cpus or measure.cores(fleet.present(now).ready)
+        if self._reserves:
+            declared = reserved(settings)
+            reservation, cores = Reservation(declared.memory_bytes, True), declared.cores
         return Demand(
             backend=fleet.name,
             wanted=fleet.wanted,
@@ -137,7 +165,7 @@ class Allotter:
             waited_s=self._autoscaler.waited_s(fleet.name, now),
             memory_bytes=reservation.memory_bytes,
             known=reservation.known,
-            cores=settings.cpus or 0.0 if measure is None else settings.cpus or measure.cores(fleet.present(now).ready),
+            cores=cores,
             gpus=settings.gpus,
             weight=settings.weight,
             startup_s=self._autoscaler.startups.expected_s(fleet.name, key) or UNKNOWN_START_S,
@@ -154,8 +182,8 @@ class Allotter:
             backend=fleet.name,
             replica=status.id,
             state="leaving" if fleet.leaves(status.id) else "ready" if status.state == "ready" else "starting",
-            memory_bytes=usage.pss_bytes if usage is not None else 0,
-            reserved_bytes=self._reserved.get(status.id, 0),
+            memory_bytes=usage.pss_bytes if usage is not None and not self._reserves else 0,
+            reserved_bytes=self._reserved_bytes(fleet, status.id),
             declared_bytes=(settings.memory or 0) if settings is not None else 0,
             gpus=settings.gpus if settings is not None else 0.0,
             known=status.state == "ready" or status.id not in self._guessed,
@@ -163,6 +191,11 @@ class Allotter:
             ready_s=ready_s,
             idle_s=min(ready_s, now - used_s),
         )
+
+    def _reserved_bytes(self, fleet: Fleet, replica: str) -> int:
+        if not self._reserves or fleet.backend is None:
+            return self._reserved.get(replica, 0)
+        return reserved(fleet.backend.spec.settings).memory_bytes
 
     def _note_use(self, fleet: Fleet, now: float) -> None:
         """Which replicas work on calls. Of calls between two looks nobody knows where they ran: at the first, while one

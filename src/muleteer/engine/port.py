@@ -82,12 +82,16 @@ class Capacity(msgspec.Struct, frozen=True):
         gpus: names of the devices.
         available_bytes: of the memory, what nobody uses at this moment; None where `memory_bytes` was given by the
             user, and is to be taken as it is.
+        available_cpus, available_gpus: what nobody has reserved, of a cluster where each replica reserves what it
+            declares, memory too; None: nothing is reserved.
     """
 
     cpus: float
     memory_bytes: int | None
     gpus: tuple[str, ...] = ()
     available_bytes: int | None = None
+    available_cpus: float | None = None
+    available_gpus: float | None = None
 
 
 class EngineStatistics(msgspec.Struct, frozen=True):

@@ -47,13 +47,22 @@ class View(msgspec.Struct, frozen=True):
         return next((node for node in self.nodes if node.id == id), None)
 
     def capacity(self) -> Capacity:
-        """What all nodes have together. Devices have no names across machines: each is `node/number`."""
+        """What all nodes have together, and what of it nobody has. Devices have no names across machines: each is
+        `node/number`.
+        """
         gpus = tuple(
             f"{node.address}/{number}" for node in self.living for number in range(int(node.resources.get("GPU", 0)))
         )
         memory = int(sum(node.resources.get("memory", 0) for node in self.living))
-        cpus = sum(node.resources.get("CPU", 0) for node in self.living)
-        return Capacity(cpus, memory or None, gpus)
+        free = {name: sum(node.free.get(name, 0.0) for node in self.living) for name in ("CPU", "GPU", "memory")}
+        return Capacity(
+            sum(node.resources.get("CPU", 0) for node in self.living),
+            memory or None,
+            gpus,
+            int(free["memory"]),
+            free["CPU"],
+            free["GPU"],
+        )
 
 
 def demand(settings: BackendSettings) -> dict[str, float]:

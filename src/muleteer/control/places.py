@@ -1,0 +1,65 @@
+"""What replicas take of a cluster that reserves for each what it declares, and what more may be asked of a full one.
+Pure; must not know who reserves, nor what replicas really use: there only what is declared counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from muleteer.control.share import MEMORY_UNBOUND, Budget, Grant
+from muleteer.engine.port import Capacity, ReplicaStatus
+from muleteer.engine.ray.place import demand
+from muleteer.spec.settings import BackendSettings
+
+_WAITING = frozenset({"unplaced", "node_lost"})
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    """Of one replica, or of all together."""
+
+    cores: float = 0.0
+    memory_bytes: int = 0
+    gpus: float = 0.0
+
+
+def reserved(settings: BackendSettings) -> Reserved:
+    """What one replica with these settings reserves."""
+    asked = demand(settings)
+    return Reserved(asked.get("CPU", 0.0), int(asked.get("memory", 0)), asked.get("GPU", 0.0))
+
+
+def waits_for_place(status: ReplicaStatus) -> bool:
+    """Whether it exists only as a wish of ours: it holds nothing, and drives the autoscaler of the cluster."""
+    return status.state == "backoff" and status.last_exit is not None and status.last_exit.reason in _WAITING
+
+
+def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved]) -> Budget:
+    """What our replicas may have together: what they hold, and what was free when last seen."""
+    held = list(ours)
+    memory = MEMORY_UNBOUND
+    if capacity.memory_bytes is not None and capacity.available_bytes is not None:
+        memory = min(capacity.memory_bytes, capacity.available_bytes + sum(each.memory_bytes for each in held))
+    cores = min(capacity.cpus, (capacity.available_cpus or 0.0) + sum(each.cores for each in held))
+    gpus = min(float(len(capacity.gpus)), (capacity.available_gpus or 0.0) + sum(each.gpus for each in held))
+    return Budget(memory, cores, gpus)
+
+
+def asking(grant: Grant, wanted: int, waiting: int) -> Grant:
+    """The grant and what is asked for beyond it: a replica without a place is what makes the cluster grow.
+
+    Args:
+        grant: what there is room for.
+        wanted: replicas in all.
+        waiting: those that have no place yet. While there are any no more are asked for, whatever the load: they would
+            wait for the same.
+    """
+    if grant.replicas >= wanted:
+        return grant
+    beyond = min(waiting, wanted - grant.replicas) if waiting else wanted - grant.replicas
+    return msgspec.structs.replace(
+        grant,
+        replicas=grant.replicas + beyond,
+        reason=f"{grant.reason}; {beyond} more wait for a place in the cluster",
+    )

@@ -1,0 +1,66 @@
+"""What is asked of a cluster: its free resources are the budget, and what waits for a place is not asked for twice."""
+
+import pytest
+
+from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, waits_for_place
+from muleteer.control.share import MEMORY_UNBOUND, Grant
+from muleteer.engine.port import Capacity, ReplicaStatus
+from muleteer.engine.ray.place import Node, View
+from muleteer.spec.settings import BackendSettings
+from muleteer.supervise.process import LastExit
+
+
+def view(**free):
+    full = {"CPU": 8.0, "GPU": 2.0, "memory": 1000.0}
+    gone = Node("2", "10.0.0.2", False, full, full)
+    return View((Node("1", "10.0.0.1", True, full, full | free), gone))
+
+
+def test_what_others_hold_is_theirs():
+    capacity = view(CPU=3.0, GPU=0.5, memory=400.0).capacity()
+    ours = [Reserved(2.0, 100, 0.5), Reserved(1.0, 50, 0.0)]
+    budget = budget_of_cluster(capacity, ours)
+    assert (budget.cores, budget.memory_bytes, budget.gpus) == (6.0, 550, 1.0)
+
+
+def test_a_view_that_is_behind_promises_no_more_than_there_is():
+    budget = budget_of_cluster(view().capacity(), [Reserved(6.0, 900, 2.0)])
+    assert (budget.cores, budget.memory_bytes, budget.gpus) == (8.0, 1000, 2.0)
+
+
+def test_memory_that_nobody_counts_is_no_bound():
+    assert budget_of_cluster(Capacity(4.0, None, available_cpus=4.0), []).memory_bytes == MEMORY_UNBOUND
+
+
+def test_one_that_says_nothing_reserves_a_core():
+    assert reserved(BackendSettings()) == Reserved(1.0, 0, 0.0)
+    assert reserved(BackendSettings(cpus=0.5, memory=7, gpus=2.0)) == Reserved(0.5, 7, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("granted", "wanted", "waiting", "asked"),
+    [
+        (4, 4, 0, 4),  # there is room for all
+        (2, 6, 0, 6),  # none waits: all that are missing are asked for
+        (2, 9, 4, 6),  # four wait: no more, whatever the load
+        (2, 3, 4, 3),  # the load fell: what is wanted no more waits no more
+        (2, 2, 4, 2),
+        (5, 2, 0, 5),  # an update's surge stays
+    ],
+)
+def test_what_waits_is_not_asked_for_twice(granted, wanted, waiting, asked):
+    found = asking(Grant("b", granted, "cpu", "no core is free"), wanted, waiting)
+    assert found.replicas == asked
+    assert ("wait for a place" in found.reason) == (asked > granted)
+
+
+def test_only_a_replica_without_a_place_waits_for_one():
+    def status(state, reason):
+        last_exit = LastExit(reason=reason) if reason else None
+        return ReplicaStatus(id="b-1", backend="b", generation=1, address="", state=state, last_exit=last_exit)
+
+    assert waits_for_place(status("backoff", "unplaced"))
+    assert waits_for_place(status("backoff", "node_lost"))
+    assert not waits_for_place(status("ready", "node_lost"))
+    assert not waits_for_place(status("backoff", "import_error"))
+    assert not waits_for_place(status("starting", None))

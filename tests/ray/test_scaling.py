@@ -1,0 +1,48 @@
+"""A backend that grows beyond the cluster, and shrinks: what has no place waits visibly and leaves no wish behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.ray.served import RayRig, assert_all_answered
+
+NAMES = """
+import ray
+ray.init(address="auto", log_to_driver=False)
+print(*sorted(row["name"].rpartition("/")[2] for row in ray.util.list_named_actors(all_namespaces=True)))
+"""
+
+
+@pytest.fixture
+def rig(cluster, tmp_path):
+    with RayRig(cluster, tmp_path, "--cpus", "3", replicas=2) as found:
+        found.wait_replicas(seconds=60)
+        yield found
+
+
+def test_what_has_no_place_waits_and_is_taken_back(rig, cluster):
+    def states(rows):
+        return sorted(row["state"] for row in rows.values())
+
+    assert rig.command("scale", "Mule", "7", "--no-wait").returncode == 0
+    rig.wait_rows(lambda rows: states(rows) == ["backoff"] * 3 + ["ready"] * 4, "as many as fit, the rest waits", 60)
+    waiting = [row["last_exit"] for row in rig.rows().values() if row["state"] == "backoff"]
+    assert {each["reason"] for each in waiting} == {"unplaced"}
+    assert all("waits for a node with 3 CPUs free" in each["message"] for each in waiting)
+    (backend,) = rig.status()["backends"]
+    assert backend["state"] == "degraded"
+    load = rig.load(150, 4.0)
+    assert rig.command("scale", "Mule", "1", "--no-wait").returncode == 0
+    rig.wait_rows(lambda rows: states(rows) == ["ready"], "one is left", 30)
+    assert_all_answered(load)
+    there = subprocess.run(
+        [sys.executable, "-c", NAMES],
+        env={**cluster.environment, "RAY_ADDRESS": cluster.address},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert there.stdout.split() == list(rig.rows()), there.stderr
