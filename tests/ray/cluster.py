@@ -42,7 +42,7 @@ class RayCluster:
         self.environment = {**os.environ, **_ENVIRONMENT, **environment}
         self.address = ""
 
-    def start(self, *, cpus: int = 8) -> None:
+    def start(self, *, cpus: int = 8, nodes: int = 2) -> None:
         for _ in range(_TRIES - 1):
             try:
                 self._start_head(cpus)
@@ -51,7 +51,8 @@ class RayCluster:
                 self._end_processes()
         else:
             self._start_head(cpus)
-        self.add_node(cpus=cpus)
+        if nodes == 2:
+            self.add_node(cpus=cpus)
 
     def _start_head(self, cpus: int) -> None:
         host, (port, client_port) = self.head_host(), _free_ports()

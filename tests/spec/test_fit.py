@@ -84,3 +84,11 @@ def test_through_the_admin_api_one_backend_is_checked_by_itself():
     with pytest.raises(ShapeError) as caught:
         read_backend("b", {"model": "m.py:M", "slo": {"p99": "40s"}}, base_dir="/", check_files=False)
     assert caught.value.problems == [MISFITS["slo: {p99: 30s}"].replace("p99=30s", "p99=40s")]
+
+
+def test_replicas_on_a_cluster_are_not_forked_from_one_another():
+    (misfit,) = misfits(declared(server={"engine": "ray"}, share="preload"))
+    assert misfit.path == "backends.b.share"
+    assert misfit.message.startswith("preload does not go with engine ray: ")
+    assert misfit.message.endswith("; use share: none")
+    assert misfits(declared(share="preload")) == []

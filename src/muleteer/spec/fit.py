@@ -38,6 +38,9 @@ def misfits_of_backend(name: str, settings: BackendSettings) -> Iterator[Misfit]
     wait = f"batch_wait {format_seconds(settings.batch_wait)}"
     if settings.batch_wait >= settings.timeout:
         yield Misfit(f"{path}.batch_wait", f"{wait} is not below {timeout}: a call would wait until it is too late")
+    if settings.share == "preload" and settings.gpus:
+        why = "replicas are forked from a process that has loaded the model, and a CUDA context does not survive a fork"
+        yield Misfit(f"{path}.share", f"preload does not go with gpus {settings.gpus:g}: {why}; use share: none")
     if settings.slo is None:
         return
     slo = f"slo {format_slo(settings.slo)}"
@@ -58,8 +61,11 @@ def misfits_of_server(server: ServerSettings) -> Iterator[Misfit]:
 
 
 def misfits_between(backend: BackendSpec, server: ServerSettings) -> Iterator[Misfit]:
-    """What one replica of a backend asks for, and the server will never have."""
+    """What a backend asks for, and the server will never have."""
     path, settings = join("backends", backend.name), backend.settings
+    if settings.share == "preload" and server.engine == "ray":
+        why = "each replica is an actor, on a node of Ray's choice, and none is forked from another"
+        yield Misfit(f"{path}.share", f"preload does not go with engine ray: {why}; use share: none")
     if settings.memory is not None and server.memory_budget is not None and settings.memory > server.memory_budget:
         needs, has = format_bytes(settings.memory), format_bytes(server.memory_budget)
         yield Misfit(f"{path}.memory", f"one replica with {needs} does not fit into memory_budget {has}")

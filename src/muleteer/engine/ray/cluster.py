@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -173,9 +174,25 @@ def _init(address: str) -> None:
 
     if ray.is_initialized():
         return
-    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    except ConnectionError as error:
+        raise Unreachable(f"{sentence(error)}: {_why_not(address)}") from error
     # the class travels as it stands: on a node without muleteer it must be able to say so
     ray.cloudpickle.register_pickle_by_value(sys.modules[actor.__name__])  # type: ignore[no-untyped-call]
+
+
+def _why_not(address: str) -> str:
+    """Ray says the same of a head that is not there and of one that does not let us in."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+    except (OSError, ValueError):
+        return "nothing listens there"
+    return (
+        "something listens there and does not let us in: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) "
+        "must be those of the cluster"
+    )
 
 
 def _view() -> View:
