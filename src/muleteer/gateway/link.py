@@ -52,10 +52,9 @@ class CallMetadata(msgspec.Struct, frozen=True):
 
 
 class OthersPayload(msgspec.Struct, frozen=True):
-    """Payload of STATS: slots that the calls of other gateways take, and how many of them have more waiting there."""
+    """Payload of STATS: slots that the calls of other gateways take."""
 
-    running: int = 0
-    waiting: int = 0
+    others: int = 0
 
 
 Outcome = bytes | ErrorPayload
@@ -138,7 +137,6 @@ class Link(asyncio.Protocol):
         self._connection = Connection(Role.GATEWAY, payload_max=payload_max)
         self._transport: asyncio.WriteTransport | None = None
         self._last_id = 0
-        self._others_wait = 0
         self._begun: Begun[int] = Begun(0, self._begin)
         self._batches: Batches[Outcome] = Batches(0)
         self._leaving = False
@@ -360,13 +358,13 @@ class Link(asyncio.Protocol):
             told = _others_decoder.decode(payload or b"{}")
         except msgspec.DecodeError as broken:
             raise WireError(f"STATS payload: {broken}") from None
-        if not (0 <= told.running <= self.concurrency and told.waiting >= 0):
-            raise WireError(f"STATS tells of {told.running} running and {told.waiting} waiting")
-        more = told.running - self.others
-        self.load += more + told.waiting - self._others_wait
-        self.others, self._others_wait = told.running, told.waiting
+        if not 0 <= told.others <= self.concurrency:
+            raise WireError(f"STATS tells of {told.others} slots, and there are {self.concurrency}")
+        more = told.others - self.others
+        self.load += more
+        self.others = told.others
         begun = self._batches if self.batched else self._begun
-        begun.resize(self.concurrency - told.running, self._now())
+        begun.resize(self.concurrency - told.others, self._now())
         self._owner.link_shared(self, more)
 
     def _member_ended(self, frame: Frame, outcome: Outcome) -> None:
@@ -412,7 +410,7 @@ class Link(asyncio.Protocol):
             self._transport.abort()
         calls = list(self.in_flight.values())
         self.in_flight.clear()
-        self.load = self._others_wait = 0
+        self.load = 0
         self._owner.link_lost(self, calls, error)
         for batch in self._batches.partial():
             self._owner.batch_ended(self, batch)

@@ -127,13 +127,16 @@ class SyncServer:
                 began_s = time.monotonic()
                 link.session.settle(calls, self._run(calls))
                 self._sharing.took(time.monotonic() - began_s)
+                self._tell(next((each for each in self._turns if each.session.has_work), None))
             elif calls:
                 link.session.settle(calls, self._run(calls))
             self._flush(link)
             return
 
     def _tell(self, running: _Link | None) -> None:
-        """Each gateway hears of the calls of the others: one of `running` is about to begin, or none."""
+        """Each gateway hears of the calls of the others: one of `running` is about to begin, or none. What is said with
+        an answer costs a gateway no second look.
+        """
         links = list(self._turns)
         told = self._sharing.tell([link.session for link in links], [int(link is running) for link in links])
         for link in links if told else ():

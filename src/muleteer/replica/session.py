@@ -85,7 +85,7 @@ class Session:
         self._running: set[int] = set()
         self._gathering = 0  # the number of the batch whose last call is not in
         self._draining = False
-        self._others = (0, 0)
+        self._others = 0
         self._outgoing: list[bytes] = []
 
     @property
@@ -159,14 +159,12 @@ class Session:
             if self._connection.state is State.OPEN:
                 self._send(FrameType.DRAIN)
 
-    def tell(self, running: int, waiting: int) -> bool:
-        """Of the calls of other gateways so many run, and so many of these gateways have more waiting. Whether that is
-        news to ours.
-        """
-        if (running, waiting) == self._others or self._connection.state not in (State.OPEN, State.DRAINED):
+    def tell(self, others: int) -> bool:
+        """Calls of other gateways take so many slots. Whether that is news to ours."""
+        if others == self._others or self._connection.state not in (State.OPEN, State.DRAINED):
             return False
-        self._others = running, waiting
-        self._send(FrameType.STATS, payload=_encode({"running": running, "waiting": waiting}))
+        self._others = others
+        self._send(FrameType.STATS, payload=_encode({"others": others}))
         return True
 
     def close(self) -> None:

@@ -40,10 +40,6 @@ class Sharing:
         those to whom it is news.
         """
         if self._samples == _CALLS and self._mean_s < CREDIT_SERVICE_S_MAX:
-            return [session for session in sessions if session.tell(0, 0)]
-        runs, waits = sum(running) + gone, sum(session.has_work for session in sessions)
-        return [
-            session
-            for session, own in zip(sessions, running, strict=True)
-            if session.tell(runs - own, waits - session.has_work)
-        ]
+            return [session for session in sessions if session.tell(0)]
+        runs = sum(running) + gone
+        return [session for session, own in zip(sessions, running, strict=True) if session.tell(runs - own)]
