@@ -11,13 +11,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import batching, many, nginx, plan, report, routing, sections, shadow, slo, threads, wrk
+from bench import batching, gateways, many, nginx, plan, report, routing, sections, shadow, slo, threads, wrk
 from bench.measure import machine
 from muleteer import __version__
 
 BUSY_PERCENT_MAX = 10
 """Above this the figures say more about others than about us."""
-SECTIONS = ("starting", "front", "routing", "shadow", "batching", "slo", "many", "plan", "threads", "fancy", "overload")
+SECTIONS = (
+    *("starting", "front", "routing", "shadow", "gateways", "batching", "slo", "many", "plan", "threads", "fancy"),
+    "overload",
+)
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -74,6 +77,10 @@ def main() -> int:
             found.append(routing.section(random.Random(given.seed), rounds=3 * given.rounds))
         if wanted("shadow"):
             found.append(shadow.shadow(folder, rounds=given.rounds, seconds=2 * given.seconds))
+        if wanted("gateways"):
+            found.append(
+                gateways.section(folder, random.Random(given.seed), rounds=given.rounds, seconds=given.seconds)
+            )
         if wanted("batching"):
             found.append(
                 batching.section(folder, random.Random(given.seed), rounds=given.rounds, seconds=given.seconds)
