@@ -148,6 +148,15 @@ def test_cores_beyond_the_machine_are_taken_back_from_who_has_most() -> None:
     assert counts(alone) == {"a": 4, "b": 1}, "what nobody else uses is not taken back"
 
 
+def test_an_update_goes_on_where_the_cores_are_all_spoken_for() -> None:
+    held = [holds("a", 1), holds("a", 2)]
+    found = allocate([wants("a", 2, least=2, cores=1.0, surge=1)], held, machine(100, cores=2))
+    assert counts(found) == {"a": 3}, "the new one takes the place of an old one"
+    busy = [holds("a", n, busy=True, idle_s=0.0) for n in range(1, 5)] + [holds("b", busy=True, idle_s=0.0)]
+    crowded = [wants("a", 4, cores=1.0, waited_s=1.0, surge=1), wants("b", 2, cores=1.0, waited_s=1.0)]
+    assert counts(allocate(crowded, busy, machine(100, cores=4)))["a"] == 3, "or an old one gives way first"
+
+
 def test_models_of_unknown_size_start_one_by_one_when_memory_is_short() -> None:
     demands = [wants(name, known=False, waited_s=1.0) for name in "abc"]
     found = allocate(demands, [], machine(3.5))

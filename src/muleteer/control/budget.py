@@ -165,11 +165,17 @@ class _Machine:
                 self.drain_first.add(name)
 
     def share_cores(self) -> None:
-        """Where replicas keep more cores busy than there are, take back what is beyond fair shares, one a tick each."""
-        busy = sum(self._granted[name] * demand.cores for name, demand in self._demands.items())
+        """Where replicas keep more cores busy than there are, take back what is beyond fair shares, one a tick each.
+
+        An update's surge is not counted, as it takes the place of another. Whoever gives one back has none.
+        """
+        counts = {
+            name: min(self._granted[name], max(demand.wanted, demand.least)) for name, demand in self._demands.items()
+        }
+        busy = sum(counts[name] * demand.cores for name, demand in self._demands.items())
         for name, demand in self._demands.items():
-            if busy > CORES_OVER * self._budget.cores and self._granted[name] > max(self.fair[name], demand.least, 1):
-                self._granted[name] -= 1
+            if busy > CORES_OVER * self._budget.cores and counts[name] > max(self.fair[name], demand.least, 1):
+                self._granted[name] = counts[name] - 1
                 busy -= demand.cores
 
     def grant(self, demand: Demand) -> Grant:
