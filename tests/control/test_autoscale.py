@@ -270,7 +270,7 @@ def test_cpu_is_steady_however_the_looks_at_replicas_fall() -> None:
     seen = []
     for tick in range(1, 101):
         answered = 10 * tick
-        load = Load(served=answered, answered=answered, mean_s=0.02, services=((0.02, min(answered, 1000)),))
+        load = Load(served=answered, answered=answered, model_mean_s=0.02, services=((0.02, min(answered, 1000)),))
         measure.take("g", "e", load, 0.1, tick / 10)
         for replica, phase in (("m-1 7", 0), ("m-2 8", 4)):
             if tick % 10 == phase:
@@ -290,7 +290,11 @@ def test_services_that_were_slow_for_want_of_a_core_do_not_hide_what_a_replica_u
         mean_s, wait_s = (0.06, 0.05) if second < 20 else (0.01, 0.0)
         answered += 100
         measure.take(
-            "g", "e", Load(served=answered, answered=answered, mean_s=mean_s, services=((mean_s, 100),)), 1.0, second
+            "g",
+            "e",
+            Load(served=answered, answered=answered, model_mean_s=mean_s, services=((mean_s, 100),)),
+            1.0,
+            second,
         )
         cpu = Cpu(cpu.used_s + 100 * 0.01, cpu.wait_s + 100 * wait_s)
         measure.take_cpu({"m-1 7": cpu})
@@ -304,9 +308,22 @@ def test_waits_between_calls_do_not_make_a_replica_larger_than_it_was_seen(cores
     measure = Measure()
     for second in range(5):
         count = 100 * second
-        measure.take("g", "e", Load(served=count, answered=count, mean_s=0.015, services=((0.015, 100),)), 1.0, second)
+        measure.take(
+            "g", "e", Load(served=count, answered=count, model_mean_s=0.015, services=((0.015, 100),)), 1.0, second
+        )
         measure.take_cpu({"m-1 7": Cpu(count * 0.01, count * 0.014, cores)})
     assert _workload(measure).cores_busy() == pytest.approx(expected)
+
+
+def test_what_a_gateway_waits_for_a_core_makes_no_model_smaller() -> None:
+    """A model that spins for 10 ms; its calls hold a slot for 20, since the gateway reads the answers late."""
+    measure = Measure()
+    for second in range(5):
+        count = 100 * second
+        load = Load(served=count, answered=count, mean_s=0.02, model_mean_s=0.01, services=((0.02, 100),))
+        measure.take("g", "e", load, 1.0, second)
+        measure.take_cpu({"m-1 7": Cpu(count * 0.01, 0.0, 1.0)})
+    assert _workload(measure).cores_busy() == pytest.approx(1.0)
 
 
 def test_a_batch_curve_comes_from_the_gateway_that_saw_most() -> None:
@@ -344,16 +361,33 @@ def test_a_start_is_measured_from_demand_to_ready_and_remembered_by_fingerprint(
     assert startups.expected_s("m", "f") is None
     startups.recall("m", 9.0)
     assert startups.expected_s("m", "f") == 9.0, "what an earlier controller knew"
-    startups.begun("m-1", "f", 100.0)
+    startups.begun("m-1", "m", "f", 100.0)
     startups.observe(status("starting"), 101.0)
     startups.observe(status("ready"), 104.0)
     assert startups.expected_s("m", "f") == 4.0
     startups.observe(status("ready"), 110.0)
-    startups.begun("m-2", "f", 110.0)
+    startups.begun("m-2", "m", "f", 110.0)
     startups.observe(status("backoff", "m-2"), 111.0)
     startups.observe(status("ready", "m-2"), 130.0)
     assert startups.expected_s("m", "f") == 4.0, "a start that failed first tells nothing"
-    startups.begun("m-3", "f", 200.0)
+    startups.begun("m-3", "m", "f", 200.0)
     startups.observe(status("ready", "m-3"), 202.0)
     assert startups.expected_s("m", "f") == 3.0
     assert startups.expected_s("m", "other code") == 9.0
+
+
+def test_a_start_that_is_late_is_foreseen_to_need_as_long_again_as_it_is_late() -> None:
+    startups = StartUps()
+    startups.begun("m-1", "m", "f", 100.0)
+    assert startups.foreseen_s("m", "f", 100.0) is None
+    assert startups.foreseen_s("m", "f", 103.0) == 6.0, "of an unknown one nothing else is known"
+    assert startups.under_way == {"m"}
+    startups.observe(status("ready"), 104.0)
+    assert startups.foreseen_s("m", "f", 200.0) == 4.0
+    assert startups.under_way == set()
+    startups.begun("m-2", "m", "f", 300.0)
+    startups.begun("m-3", "m", "f", 309.0)
+    assert startups.foreseen_s("m", "f", 303.9) == 4.0, "it is in time"
+    assert startups.foreseen_s("m", "f", 310.0) == 16.0, "6 s late: 6 s more"
+    assert startups.foreseen_s("m", "other code", 310.0) is None
+    assert startups.expected_s("m", "f") == 4.0, "what is measured is not touched by it"

@@ -9,9 +9,11 @@ import pytest
 
 from muleteer.control.budget import Allocation, allocate
 from muleteer.control.claims import Demand, Holding, residence_s
+from muleteer.control.ledger import Ledger
 from muleteer.control.share import Budget
 
 GB = 10**9
+MB = 10**6
 
 
 def wants(backend: str, wanted: int = 1, **more: object) -> Demand:
@@ -157,19 +159,81 @@ def test_an_update_goes_on_where_the_cores_are_all_spoken_for() -> None:
     assert counts(allocate(crowded, busy, machine(100, cores=4)))["a"] == 3, "or an old one gives way first"
 
 
-def test_models_of_unknown_size_start_one_by_one_when_memory_is_short() -> None:
-    demands = [wants(name, known=False, waited_s=1.0) for name in "abc"]
-    found = allocate(demands, [], machine(3.5))
-    assert counts(found) == {"a": 1, "b": 0, "c": 0}
-    assert counts(allocate(demands, [], machine(4))) == {"a": 1, "b": 1, "c": 0}, "each could be twice as large"
-    assert counts(allocate(demands, [], machine(6))) == {"a": 1, "b": 1, "c": 1}
-    found = allocate(demands, [holds("x", state="starting", known=False, reserved_bytes=GB)], machine(3.5))
-    assert counts(found) == {"a": 0, "b": 0, "c": 0}
-    assert found.grants["a"].limited_by == "start"
-    assert found.refused == {}, "they wait for it to be measured"
-    slow = [wants(name, known=False, waited_s=1.0, startup_s=4.0) for name in "abc"]
-    found = allocate(slow, [holds("x", state="starting", known=False, reserved_bytes=GB)], machine(2.5))
-    assert set(found.refused) == {"c"}, "it would wait for two starts before its own"
+def test_slow_starts_of_unknown_size_leave_the_rest_of_the_memory_to_others() -> None:
+    """A guess is an eighth of the machine, twice that is set aside: three starts take three quarters of it."""
+    slow = [
+        holds(name, state="starting", known=False, memory_bytes=0, reserved_bytes=GB, ready_s=0.0) for name in "xyz"
+    ]
+    demands = [*(wants(name, startup_s=60.0) for name in "xyz"), wants("a", waited_s=1.0, memory_bytes=GB // 3)]
+    assert counts(allocate([*demands, wants("b", memory_bytes=GB // 2)], slow, machine(4))) == dict.fromkeys("xyzab", 1)
+    assert counts(allocate([*demands[:3], wants("c", waited_s=1.0)], slow, machine(4)))["c"] == 1
+
+
+def test_who_waits_for_others_to_be_measured_waits_if_that_is_soon() -> None:
+    """What was set aside for a guess is half free, most likely, once it is ready."""
+    starting = [
+        holds(name, state="starting", known=False, memory_bytes=0, reserved_bytes=GB, ready_s=0.0) for name in "xy"
+    ]
+    demands = [wants("x"), wants("y"), wants("a", waited_s=1.0)]
+    found = allocate(demands, starting, machine(2))
+    assert counts(found)["a"] == 0
+    assert found.refused == {}
+    slow = [wants("x", startup_s=9.0), wants("y", startup_s=9.0), demands[2]]
+    assert allocate(slow, starting, machine(2)).refused["a"].retry_s == pytest.approx(10.0)
+    late = [msgspec.structs.replace(each, starting_s=7.0) for each in starting]
+    assert allocate(slow, late, machine(2)).refused == {}, "nine seconds, of which seven are over"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_models_of_unknown_size_that_all_start_at_once_never_exceed_the_memory(seed: int) -> None:
+    """12 classes of up to twice the guess, an eighth of the machine; some slow to load, measured once they are ready."""
+    dice, ledger, budget = random.Random(seed), Ledger(), Budget(512 * MB, 64)
+    names = [f"m{number}" for number in range(12)]
+    sizes = {
+        name: dice.randrange(10, 30) * MB if dice.random() < 0.2 else dice.randrange(90, 128) * MB for name in names
+    }
+    loads = {name: 30.0 if dice.random() < 0.25 else 1.0 for name in names}
+    called = dict.fromkeys(names, 0.0)
+    served: set[str] = set()
+    held: dict[str, Holding] = {}
+    for tick in range(600):
+        now = tick * 0.5
+        if dice.random() < 0.5:
+            called.setdefault(dice.choice(names), now)
+        for name, each in list(held.items()):
+            starting = each.state == "starting"
+            part = min(1.0, (each.starting_s + 0.5) / loads[name]) if starting else 1.0
+            clock = {"starting_s": each.starting_s + 0.5} if starting else {"ready_s": each.ready_s + 0.5}
+            clock["idle_s"] = each.idle_s + 0.5
+            held[name] = msgspec.structs.replace(each, memory_bytes=int(part * sizes[name]), **clock)
+            if starting and part == 1.0:
+                held[name] = msgspec.structs.replace(held[name], state="ready", starting_s=0.0)
+                served.add(name)
+                called.pop(name, None)
+            elif each.state == "leaving":
+                del held[name]
+            elif each.state == "ready":
+                ledger.observe(name, name, sizes[name], 0.5)
+        for name in [name for name in called if name in held and held[name].state == "ready"]:
+            held[name] = msgspec.structs.replace(held[name], idle_s=0.0)
+            del called[name]
+        assert sum(each.memory_bytes for each in held.values()) <= 1.05 * budget.memory_bytes
+        kinds = {name: ledger.reservation(name, name, None, budget) for name in names}
+        demands = [
+            wants(name, 1 if name in called or name in held else 0, memory_bytes=kinds[name].memory_bytes,
+                  waited_s=now - called[name] + 0.1 if name in called else 0.0, startup_s=loads[name], rate=0.04)
+            for name in names
+        ]  # fmt: skip
+        found = allocate(demands, list(held.values()), budget)
+        for name in names:
+            if name in held and held[name].replica in found.victims:
+                held[name] = msgspec.structs.replace(held[name], state="leaving")
+            elif name not in held and found.grants[name].replicas:
+                size, known = kinds[name]
+                held[name] = Holding(
+                    backend=name, replica=f"{name}-{tick}", state="starting", reserved_bytes=size, known=known
+                )
+    assert served == set(names), "each had its turn"
 
 
 def test_a_start_holds_what_was_set_aside_until_it_is_measured() -> None:
@@ -196,8 +260,8 @@ def test_an_update_waits_for_room_that_comes_soon() -> None:
     held = [holds("a"), holds("b", ready_s=0.5)]
     found = allocate([wants("a", least=1, surge=1), wants("b")], held, machine(2))
     assert (found.victims, found.drain_first) == ((), frozenset())
-    starting = holds("x", state="starting", known=False, reserved_bytes=GB)
-    found = allocate([wants("a", least=1, surge=1, known=False)], [held[0], starting], machine(3))
+    starting = holds("x", state="starting", known=False, reserved_bytes=2 * GB, ready_s=0.0)
+    found = allocate([wants("a", least=1, surge=1), wants("x")], [held[0], starting], machine(3))
     assert found.drain_first == frozenset(), "nor while it waits for another to be measured"
 
 
@@ -287,7 +351,7 @@ def test_many_machines_by_chance() -> None:
             gpus = dice.choice([0.0, 0.0, 0.5, 1.0])
             demands.append(
                 wants(name, max(least, dice.randrange(5)), least=least, memory_bytes=size, gpus=gpus,
-                      surge=dice.randrange(2), waited_s=dice.choice([0.0, 1.0]), known=dice.random() < 0.7,
+                      surge=dice.randrange(2), waited_s=dice.choice([0.0, 1.0]),
                       cores=dice.choice([0.0, 1.0]), weight=dice.choice([1.0, 3.0]), rate=dice.random())
             )  # fmt: skip
             held += [

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from muleteer.base.limits import MEMORY_GUESS
 from muleteer.control.ledger import Ledger, budget_of
 from muleteer.control.meter import Meter
 from muleteer.control.proc import age_s, cpu, family, memory, resident_bytes, usage
@@ -95,6 +96,14 @@ def test_cpu_of_threads_and_children_counts_and_so_does_waiting() -> None:
     assert used + waited > 1.2 * seconds, "more wanted to run than one"
 
 
+def test_of_a_process_alone_its_children_count_not() -> None:
+    with process(BURNS) as burner:
+        while len(family(burner.pid)) < 2:
+            pass
+        alone = Meter(children=False).look(0.0, [burner.pid])[burner.pid]
+        assert alone.rss_bytes < Meter().look(0.0, [burner.pid])[burner.pid].rss_bytes
+
+
 def test_what_is_gone_is_none() -> None:
     with process(GROWS) as gone:
         assert age_s(gone.pid) is not None
@@ -119,23 +128,34 @@ def test_growth_is_seen_at_the_next_look_and_rest_costs_no_second_one() -> None:
     assert meter.look(0.4, [grower.pid]) == {}
 
 
-def test_a_kind_is_reserved_as_declared_else_as_measured_else_as_guessed() -> None:
+def test_a_kind_is_reserved_as_declared_else_as_measured_else_twice_as_guessed() -> None:
     ledger, budget = Ledger(), Budget(10**10, 4)
-    assert not ledger.reservation("f00", None, budget).known
-    assert ledger.reservation("f00", None, Budget(8 * MB, 1)).memory_bytes == MB, "a small machine can try it too"
-    assert ledger.reservation("f00", 7, budget) == (7, True)
-    ledger.observe("f00", 100, 1.0)
-    ledger.observe("f00", 60, 1.0)
-    size, known = ledger.reservation("f00", None, budget)
+    assert ledger.reservation("f00", "m:A", None, budget) == (2 * MEMORY_GUESS, False)
+    small = ledger.reservation("f00", "m:A", None, Budget(400 * MB, 1))
+    assert small.memory_bytes == 100 * MB, "a small machine can try it too"
+    assert ledger.reservation("f00", "m:A", None, Budget(0, 1)).memory_bytes > 0, "but not for nothing"
+    assert ledger.reservation("f00", "m:A", 7, budget) == (7, True)
+    ledger.observe("f00", "m:A", 100, 1.0)
+    ledger.observe("f00", "m:A", 60, 1.0)
+    size, known = ledger.reservation("f00", "m:A", None, budget)
     assert known
     assert 98 <= size <= 100, "what it needed once"
-    ledger.observe("f00", 60, 3600.0)
-    assert ledger.reservation("f00", None, budget).memory_bytes == 60, "is forgotten in time"
+    ledger.observe("f00", "m:A", 60, 3600.0)
+    assert ledger.reservation("f00", "m:A", None, budget).memory_bytes == 60, "is forgotten in time"
     for size in (10, 20, 30):
-        ledger.observe(f"f{size}", size * MB, 1.0)
-    assert ledger.reservation("f99", None, budget) == (30 * MB, False), "what most of them need"
+        ledger.observe(f"f{size}", "m:B", size * MB, 1.0)
+    assert ledger.reservation("f99", "m:C", None, budget) == (60 * MB, False), "what most of them need"
     ledger.keep(frozenset())
-    assert not ledger.reservation("f00", None, budget).known
+    assert not ledger.reservation("f00", "m:A", None, budget).known
+
+
+def test_a_guess_is_what_others_of_the_class_need_and_a_large_one_is_not_doubled() -> None:
+    ledger, budget = Ledger(), Budget(1000 * MB, 4)
+    ledger.observe("f00", "m:A", 40 * MB, 1.0)
+    assert ledger.reservation("f01", "m:A", None, budget) == (80 * MB, False)
+    ledger.observe("f00", "m:A", 600 * MB, 1.0)
+    assert ledger.reservation("f01", "m:A", None, budget) == (600 * MB, False)
+    assert ledger.reservation("f01", "m:B", None, budget) == (250 * MB, False), "of another class nothing is known"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +172,8 @@ def test_the_budget_is_what_replicas_use_and_what_nobody_uses(capacity, memory_b
     assert budget_of(capacity, 200) == Budget(memory_bytes, 2)
 
 
-def test_what_replicas_are_forked_from_is_part_of_a_declared_budget() -> None:
+def test_our_own_processes_are_part_of_a_declared_budget() -> None:
+    assert budget_of(Capacity(2, 100), 0, 150).memory_bytes == 0
     assert budget_of(Capacity(2, 1000), 200, 150).memory_bytes == 850
     found = Capacity(2, 1000, available_bytes=500)
     assert budget_of(found, 200, 150) == budget_of(found, 200), "nobody has counted it as free"

@@ -235,7 +235,7 @@ MEMORY_GUESS = _integer(
     "memory_guess",
     256 * 1024 * 1024,
     "bytes",
-    "set aside for a model of unknown size, or an eighth of the budget, or what three of four others need",
+    "of a model of unknown size, or an eighth of the budget, or what others need; twice that is set aside",
 )
 MEMORY_RESERVE = _integer(
     "memory_reserve_percent", 10, "% of what is free", "where no budget is declared, left to the front and to others"

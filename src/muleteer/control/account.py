@@ -1,4 +1,4 @@
-"""The machine's account: what there is for replicas, and what each of them takes of it. Must not know who decides."""
+"""The machine's account: what there is, and what each replica takes of it. Must not know who decides."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ class Total(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """All replicas, by id, and the sum of them beside what there is."""
+    """All replicas, by id, and the sum of them, with our own processes, beside what there is."""
 
     budget: Total
     used: Total
     replicas: dict[str, ReplicaAccount] = {}
 
 
-def account(budget: Budget, replicas: Iterable[tuple[str, ReplicaAccount]]) -> Account:
-    """Add it up."""
+def account(budget: Budget, own_bytes: int, replicas: Iterable[tuple[str, ReplicaAccount]]) -> Account:
+    """Add it up. `budget`: what replicas may use; processes of the server that are no replicas hold `own_bytes`."""
     found = dict(replicas)
     rows = found.values()
-    bounded = budget.memory_bytes if budget.memory_bytes < MEMORY_UNBOUND else None
+    bounded = own_bytes + budget.memory_bytes if budget.memory_bytes < MEMORY_UNBOUND else None
     return Account(
         budget=Total(bounded, budget.cores, budget.gpus),
         used=Total(
-            sum(row.memory_bytes for row in rows),
+            own_bytes + sum(row.memory_bytes for row in rows),
             round(sum(row.cpus for row in rows), 3),
             round(sum(len(row.gpus) * row.gpu_part for row in rows), 3),
         ),

@@ -15,7 +15,7 @@ from muleteer.control.autoscale import Autoscaler
 from muleteer.control.budget import Allocation, allocate
 from muleteer.control.claims import Demand, Holding
 from muleteer.control.fleet import Fleet, Observed
-from muleteer.control.ledger import Ledger, Reservation, budget_of
+from muleteer.control.ledger import LEAST, Ledger, Reservation, budget_of
 from muleteer.control.measure import Cpu
 from muleteer.control.meter import Meter
 from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, waits_for_place
@@ -23,6 +23,7 @@ from muleteer.control.proc import Usage
 from muleteer.control.scaling import UNKNOWN_START_S
 from muleteer.control.share import Budget
 from muleteer.engine.port import Capacity
+from muleteer.spec.units import format_bytes
 
 
 class Allotter:
@@ -39,21 +40,23 @@ class Allotter:
         self._ledger = Ledger()
         self._meter = Meter()
         self._usage: dict[int, Usage] = {}
-        self._template_pids: frozenset[int] = frozenset()
+        self._own_meter = Meter(children=False)  # the supervisor's children are all the others
+        self._own_bytes = 0
         self._looked_s = 0.0
         self._reserves = False  # replicas take what they declare, as on a cluster
         self._reserved: dict[str, int] = {}  # by replica
         self._guessed: set[str] = set()  # replicas for which that was a guess
         self._used_s: dict[str, float] = {}  # when a replica last worked on a call
 
-    def look(self, now: float, fleets: Iterable[Fleet], template_pids: Collection[int] = ()) -> None:
-        """Measure what runs, and the processes that replicas are forked from."""
+    def look(self, now: float, fleets: Iterable[Fleet], own_pids: Collection[int] = ()) -> None:
+        """Measure what runs: replicas, and the server's other processes."""
         seconds, self._looked_s = now - self._looked_s, now
         fleets = list(fleets)
         seen = [(fleet, each) for fleet in fleets for each in fleet.replicas.values()]
-        self._template_pids = frozenset(template_pids)
-        pids = {each.status.pid for _, each in seen if each.status.pid is not None}
-        self._usage = self._meter.look(now, pids | self._template_pids)
+        self._own_bytes = sum(usage.pss_bytes for usage in self._own_meter.look(now, own_pids).values())
+        self._usage = self._meter.look(now, {each.status.pid for _, each in seen if each.status.pid is not None})
+        backends = [fleet.backend for fleet in fleets if fleet.backend is not None]
+        targets = {backend.fingerprint: backend.spec.target for backend in backends}
         for fleet in fleets:
             used: dict[str, Cpu] = {}
             largest: dict[str, int] = {}
@@ -66,7 +69,7 @@ class Allotter:
                 cores = self._meter.cores(each.status.pid or 0)
                 used[f"{each.status.id} {each.status.pid}"] = Cpu(usage.cpu_s, usage.cpu_wait_s, cores)
             for kind, pss_bytes in largest.items():
-                self._ledger.observe(kind, pss_bytes, seconds)
+                self._ledger.observe(kind, targets.get(kind, ""), pss_bytes, seconds)
             if used:
                 self._autoscaler.take_cpu(fleet.name, used)
         self._used_s = {each.status.id: self._used_s.get(each.status.id, -math.inf) for _, each in seen}
@@ -91,7 +94,7 @@ class Allotter:
         if self.budget is None:
             return None
         rows = ((each.status.id, self._row(fleet, each, now)) for fleet in fleets for each in fleet.replicas.values())
-        return account(self.budget, rows)
+        return account(self.budget, 0 if self._reserves else self._own_bytes, rows)
 
     def _row(self, fleet: Fleet, each: Observed, now: float) -> ReplicaAccount:
         holding = self._holding(fleet, each, now)
@@ -106,19 +109,18 @@ class Allotter:
     def started(self, fleet: Fleet, replica: str) -> None:
         """What was granted for it is set aside."""
         if self.budget is not None and fleet.backend is not None:
-            settings = fleet.backend.spec.settings
-            reservation = self._ledger.reservation(fleet.backend.fingerprint, settings.memory, self.budget)
+            spec, key = fleet.backend.spec, fleet.backend.fingerprint
+            reservation = self._ledger.reservation(key, spec.target, spec.settings.memory, self.budget)
             self._reserved[replica] = reservation.memory_bytes
             if not reservation.known:
                 self._guessed.add(replica)
 
     def allocate(self, now: float, fleets: Mapping[str, Fleet]) -> Allocation:
         """Who may have how many replicas now."""
-        templates = sum(usage.pss_bytes for pid, usage in self._usage.items() if pid in self._template_pids)
-        used = sum(usage.pss_bytes for usage in self._usage.values()) - templates
         capacity = self._capacity()
         if capacity.available_cpus is None:
-            budget = budget_of(capacity, used, templates)
+            used = sum(usage.pss_bytes for usage in self._usage.values())
+            budget = budget_of(capacity, used, self._own_bytes)
         else:
             budget = budget_of_cluster(capacity, self._placed(fleets.values()))
         self._reserves = capacity.available_cpus is not None
@@ -132,7 +134,13 @@ class Allotter:
             and not (self._reserves and waits_for_place(each.status))
         ]
         allocation = allocate(demands, holdings, budget)
-        return self._asking(allocation, fleets) if self._reserves else allocation
+        if self._reserves:
+            return self._asking(allocation, fleets)
+        if budget.memory_bytes < LEAST and demands:
+            whole, own = format_bytes(capacity.memory_bytes or 0), format_bytes(self._own_bytes)
+            problem = f"nothing fits: of {whole} for the whole server, its own processes hold {own}"
+            allocation = msgspec.structs.replace(allocation, problem=problem)
+        return allocation
 
     def _placed(self, fleets: Iterable[Fleet]) -> Iterator[Reserved]:
         for fleet in fleets:
@@ -151,7 +159,7 @@ class Allotter:
         assert fleet.backend is not None
         spec, key = fleet.backend.spec, fleet.backend.fingerprint
         settings = spec.settings
-        reservation = self._ledger.reservation(key, settings.memory, budget)
+        reservation = self._ledger.reservation(key, spec.target, settings.memory, budget)
         measure = self._autoscaler.measure(fleet.name)
         cores = settings.cpus or 0.0 if measure is None else settings.cpus or measure.cores(fleet.present(now).ready)
         if self._reserves:
@@ -164,11 +172,10 @@ class Allotter:
             surge=1 if fleet.wanted and fleet.outdated() else 0,
             waited_s=self._autoscaler.waited_s(fleet.name, now),
             memory_bytes=reservation.memory_bytes,
-            known=reservation.known,
             cores=cores,
             gpus=settings.gpus,
             weight=settings.weight,
-            startup_s=self._autoscaler.startups.expected_s(fleet.name, key) or UNKNOWN_START_S,
+            startup_s=self._autoscaler.startups.foreseen_s(fleet.name, key, now) or UNKNOWN_START_S,
             rate=0.0 if measure is None else measure.frequency(now),
         )
 
@@ -176,7 +183,8 @@ class Allotter:
         status = each.status
         usage = self._usage.get(status.pid or 0)
         settings = fleet.backend.spec.settings if fleet.backend is not None else None
-        ready_s = now - each.since_s if status.state == "ready" else 0.0
+        state_s = now - each.since_s
+        ready_s = state_s if status.state == "ready" else 0.0
         used_s = self._used_s.get(status.id, -math.inf)
         return Holding(
             backend=fleet.name,
@@ -188,6 +196,7 @@ class Allotter:
             gpus=settings.gpus if settings is not None else 0.0,
             known=status.state == "ready" or status.id not in self._guessed,
             busy=now - used_s < SIZING_TICK_S,
+            starting_s=0.0 if status.state == "ready" else state_s,
             ready_s=ready_s,
             idle_s=min(ready_s, now - used_s),
         )

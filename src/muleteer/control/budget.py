@@ -19,10 +19,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from muleteer.control.claims import Demand, Holding, residence_s
+from muleteer.control.claims import SETTLED_S, Demand, Holding, residence_s
 from muleteer.control.share import Budget, Claim, Grant, shared
 from muleteer.control.warmth import Resident, victims
 from muleteer.spec.units import format_bytes
@@ -33,8 +34,6 @@ RECENT_S = 5.0
 """A backend counts as used for so long after its last call: what it holds is its fair share then."""
 CORES_OVER = 1.05
 """Measured cores beyond the budget by less than this are noise."""
-UNKNOWN_FACTOR = 2
-"""Replicas of unknown size start beside one another while there would be room for this many times what was guessed."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -49,7 +48,7 @@ class Allocation(msgspec.Struct, frozen=True):
 
     Attributes:
         grants: BACKEND → the most replicas it may have now, those that run included, those that leave not: start up to
-            it and no further. `limited_by` is "", "memory", "gpu", "cpu", or "start" (others of unknown size start).
+            it and no further. `limited_by` is "", "memory", "gpu" or "cpu".
         victims: replicas to drain now, busy ones after their calls; already taken off their backends' grants.
         refused: backends whose calls get 503 `memory`.
         drain_first: backends whose update has no room for a surge: one old replica leaves before a new one starts.
@@ -100,6 +99,14 @@ def _first(demands: Sequence[Demand]) -> list[Demand]:
     return sorted(demands, key=lambda d: (-d.waited_s * d.weight, d.memory_bytes, d.backend))
 
 
+class _Room(NamedTuple):
+    """What there can be, in so many seconds."""
+
+    wait_s: float
+    memory_bytes: int
+    gpus: float
+
+
 class _Machine:
     """What is free while the turns are taken."""
 
@@ -114,8 +121,6 @@ class _Machine:
         self._coming = sum(each.counted_bytes for each in leaving)
         self._gpus_free = budget.gpus - sum(each.gpus for each in holdings)
         self._gpus_coming = sum(each.gpus for each in leaving)
-        unknown = [each for each in holdings if each.state == "starting" and not each.known]
-        self._unknown_bytes = sum(each.counted_bytes for each in unknown)
         self._granted = Counter(each.backend for each in self._staying.values())
         self._held: dict[str, tuple[str, str]] = {}  # BACKEND → what limits it, and why
         self._expecting: set[str] = set()  # room is being made for them
@@ -126,10 +131,10 @@ class _Machine:
 
     def mend(self) -> str | None:
         """Bring what has grown back under the budget; what is wrong, in words."""
-        over = -(self._free + self._coming)
+        held = sum(each.held_bytes for each in self._staying.values())
+        over = held - self._budget.memory_bytes
         if over <= 0:
             return None
-        held = self._budget.memory_bytes + over
         done = []
         for resident in sorted(self._residents(None, settled=False), key=lambda r: (not r.spare, r.value, r.replica)):
             if over <= 0:
@@ -155,13 +160,12 @@ class _Machine:
             if limit is None:
                 self._free -= demand.memory_bytes
                 self._gpus_free -= demand.gpus
-                self._unknown_bytes += 0 if demand.known else demand.memory_bytes
                 self._granted[name] += 1
                 continue
             self._held[name] = limit
             if self._make_room(demand, count):
                 self._expecting.add(name)
-            elif count > max(demand.wanted, demand.least) and limit[0] != "start" and not self._has_room_soon(demand):
+            elif count > max(demand.wanted, demand.least) and not self._has_room_soon(demand):
                 self.drain_first.add(name)
 
     def share_cores(self) -> None:
@@ -193,16 +197,11 @@ class _Machine:
 
     def refusals(self, line: Iterable[Demand]) -> dict[str, Refusal]:
         """Who has nothing and gets nothing soon enough; `line`: all, in their order."""
-        found, ahead, starts_s = {}, 0, 0.0
+        found, ahead = {}, 0
         soon = self._soon("")
         for demand in line:
             name = demand.backend
             if self._granted[name] or name in self._expecting or name not in self._held:
-                continue
-            if self._held[name][0] == "start":
-                if starts_s > ROOM_S_MAX:
-                    found[name] = Refusal(self._held[name][1], starts_s)
-                starts_s += demand.startup_s if demand.waiting else 0.0
                 continue
             if not self._fits(demand):
                 found[name] = Refusal(self._held[name][1], None)
@@ -218,27 +217,31 @@ class _Machine:
         room_s = self._room_s(demand, 0, self._soon(demand.backend))
         return room_s is not None and room_s <= ROOM_S_MAX
 
-    def _room_s(self, demand: Demand, ahead_bytes: int, soon: list[tuple[float, Holding]]) -> float | None:
+    def _room_s(self, demand: Demand, ahead_bytes: int, soon: list[_Room]) -> float | None:
         """Seconds until there can be room for `demand`, once those ahead of it have theirs; None: nobody knows."""
         short = demand.memory_bytes + ahead_bytes - self._free - self._coming
         gpus = demand.gpus - self._gpus_free - self._gpus_coming
         if short <= 0 and gpus <= 1e-9:
             return 0.0
-        for wait_s, holding in soon:
-            short -= holding.counted_bytes
-            gpus -= holding.gpus
+        for room in soon:
+            short -= room.memory_bytes
+            gpus -= room.gpus
             if short <= 0 and gpus <= 1e-9:
-                return wait_s
+                return room.wait_s
         return None
 
-    def _soon(self, asking: str) -> list[tuple[float, Holding]]:
-        """Whom calls of `asking` could have ended, in how many seconds: who is idle, or starts, or is one too many."""
+    def _soon(self, asking: str) -> list[_Room]:
+        """What calls of `asking` could have, soonest first: of who is idle, or starts, or is one too many."""
         found = {each.replica: self._staying[each.replica] for each in self._residents(asking, settled=False)}
         found |= {each.replica: self._staying[each.replica] for each in self._beyond_share(asking)}
+        measured = []
         for each in self._staying.values():
-            if each.state == "starting" and each.backend != asking and not self._within_least(each):
+            if each.state == "starting" and not each.known:  # once it is ready it needs less, most likely
+                measured.append(_Room(self._loads_s(each) + SETTLED_S, each.counted_bytes // 2, 0.0))
+            elif each.state == "starting" and each.backend != asking and not self._within_least(each):
                 found[each.replica] = each
-        return sorted(((self._residence_left_s(each), each) for each in found.values()), key=lambda pair: pair[0])
+        ended = (_Room(self._residence_left_s(each), each.counted_bytes, each.gpus) for each in found.values())
+        return sorted([*measured, *ended])
 
     def _limit(self, demand: Demand) -> tuple[str, str] | None:
         """What keeps one more of it from starting now."""
@@ -247,14 +250,11 @@ class _Machine:
         if demand.memory_bytes > self._free:
             size, free = format_bytes(demand.memory_bytes), format_bytes(max(self._free, 0))
             return "memory", f"one more takes {size} and {free} of {format_bytes(self._budget.memory_bytes)} are free"
-        could_be = UNKNOWN_FACTOR * (self._unknown_bytes + demand.memory_bytes)
-        if not demand.known and self._unknown_bytes and could_be > self._free + self._unknown_bytes:
-            return "start", "another of unknown size is starting, and little memory is free"
         return None
 
     def _make_room(self, demand: Demand, count: int) -> bool:
         """Whether room for one more is on its way; what is freed for it is not given to those who come later."""
-        if self._held[demand.backend][0] == "start" or not self._fits(demand):
+        if not self._fits(demand):
             return False
         if not self._suffices(demand):
             urgent = demand.waiting or count <= demand.least or count > demand.wanted
@@ -341,8 +341,13 @@ class _Machine:
 
     def _residence_left_s(self, holding: Holding) -> float:
         startup_s = self._demands[holding.backend].startup_s
-        loads_s = startup_s if holding.state == "starting" else 0.0
-        return max(0.0, loads_s + residence_s(startup_s) - holding.ready_s)
+        return max(0.0, self._loads_s(holding) + residence_s(startup_s) - holding.ready_s)
+
+    def _loads_s(self, holding: Holding) -> float:
+        """Seconds until it is expected to be ready."""
+        demand = self._demands.get(holding.backend)
+        starts = holding.state == "starting" and demand is not None
+        return max(0.0, demand.startup_s - holding.starting_s) if starts and demand is not None else 0.0
 
     def _resident(self, holding: Holding, *, spare: bool) -> Resident:
         demand = self._demands[holding.backend]

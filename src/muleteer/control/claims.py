@@ -25,7 +25,6 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
         waited_s: seconds for which calls have been waiting for a slot of it; 0: none waits. Only where some wait, below
             `least`, or for a surge is anything given up for it.
         memory_bytes: to set aside for one replica that starts: declared, else measured, else guessed (`Ledger`).
-        known: that is no guess.
         cores: that one replica keeps busy, declared or measured.
         gpus: devices of one replica; below 1 a part of one.
         startup_s: measured, or a guess.
@@ -38,7 +37,6 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     surge: int = 0
     waited_s: float = 0.0
     memory_bytes: int = 0
-    known: bool = True
     cores: float = 0.0
     gpus: float = 0.0
     weight: float = 1.0
@@ -59,8 +57,10 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
         reserved_bytes: set aside when it was started; counts until it was ready for SETTLED_S.
         declared_bytes: the `memory` it declares, or 0.
         state: `leaving` includes everything that no gateway sends calls to any more.
+        known: what was set aside is no guess.
         busy: it works on a call.
-        ready_s, idle_s: seconds since it became ready, since its last call ended (or since ready).
+        starting_s, ready_s: seconds since its start began, since it became ready; 0 where it is in another state.
+        idle_s: seconds since its last call ended (or since ready).
     """
 
     backend: str
@@ -72,6 +72,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     gpus: float = 0.0
     known: bool = True
     busy: bool = False
+    starting_s: float = 0.0
     ready_s: float = 0.0
     idle_s: float = 0.0
 
@@ -81,6 +82,11 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
         if self.state == "starting" or (self.state == "ready" and self.ready_s < SETTLED_S):
             return max(self.memory_bytes, self.reserved_bytes)
         return self.memory_bytes or self.reserved_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What it is known to hold: what is set aside for a start is not held yet."""
+        return self.memory_bytes or (0 if self.state == "starting" else self.reserved_bytes)
 
     @property
     def excess_bytes(self) -> int:

@@ -68,7 +68,7 @@ class Controller:
         server: the settings that this server was started with; None: those declared.
         cookie_key: see Snapshot.
         awake: backends that may not sleep for now.
-        template_pids: processes that replicas are forked from; their memory is the replicas' too.
+        own_pids: of the server's processes that are no replicas; their memory is taken off the budget first.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Controller:
         server: ServerSettings | None = None,
         cookie_key: str = "",
         awake: Callable[[], Collection[str]] = tuple,
-        template_pids: Callable[[], Collection[int]] = tuple,
+        own_pids: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.declared = Declared()
         self._engine = engine
@@ -97,7 +97,7 @@ class Controller:
         self._autoscaler = Autoscaler()
         self._allotter = Allotter(engine.capacity, self._autoscaler)
         self._awake = awake
-        self._template_pids = template_pids
+        self._own_pids = own_pids
         self._unkept: set[str] = set()
         self._unallotted = True
         self._routes = Routes(cookie_key)
@@ -237,7 +237,7 @@ class Controller:
     def _size(self, loads: dict[str, dict[str, Any]] | None) -> None:
         """Decide how many replicas there should be, from what the gateways told; None: one of them told nothing."""
         now, autoscaler = self._clock.now(), self._autoscaler
-        self._allotter.look(now, self._fleets.values(), self._template_pids())
+        self._allotter.look(now, self._fleets.values(), self._own_pids())
         changed = autoscaler.keep_awake(self._awake())
         if loads is not None:
             for gateway, told in loads.items():
@@ -250,6 +250,8 @@ class Controller:
             )
             self._tell_unkept(autoscaler.unkept)
         self._resized(changed)
+        starting = autoscaler.startups.under_way & self._fleets.keys()
+        self._dirty.update(dict.fromkeys(starting))  # what a start is expected to take may grow
         self._unallotted = True
         self._wake.set()
 
@@ -350,14 +352,14 @@ class Controller:
         for _ in range(action.start):
             self._start(fleet, fleet.backend, now)
         refused = fleet.refused is not None
-        start_s = fleet.start_s(self._autoscaler.startups)
+        start_s = fleet.start_s(self._autoscaler.startups, now)
         if self._routes.observe(fleet.backend.spec, fleet.serving(), refused=refused, start_s=start_s):
             self._unpublished = True
         fleet.backend.report_reload(now, fleet.statuses(), fleet.wanted, self._notice)
 
     def _start(self, fleet: Fleet, backend: Backend, now: float) -> None:
         status = self._engine.start(self._request(fleet, backend))
-        self._autoscaler.startups.begun(status.id, backend.fingerprint, now)
+        self._autoscaler.startups.begun(status.id, fleet.name, backend.fingerprint, now)
         self._allotter.started(fleet, status.id)
         fleet.observe(status, now)
 

@@ -184,9 +184,9 @@ class Fleet:
         """Replicas that stay and may serve."""
         return sum(seen.status.state != "failed" for seen in self._staying())
 
-    def start_s(self, startups: StartUps) -> float | None:
+    def start_s(self, startups: StartUps, now: float) -> float | None:
         """What a start is expected to take, in seconds; it is told anew only when it has changed by a quarter."""
-        expected = None if self.backend is None else startups.expected_s(self.name, self.backend.fingerprint)
+        expected = None if self.backend is None else startups.foreseen_s(self.name, self.backend.fingerprint, now)
         told = self._start_s
         if expected is None or told is None or not 0.8 < expected / told < 1.25:
             self._start_s = None if expected is None else float(f"{expected:.2g}")

@@ -10,7 +10,10 @@ from muleteer.base.limits import MEMORY_GUESS, MEMORY_RESERVE
 from muleteer.control.share import MEMORY_UNBOUND, Budget
 from muleteer.engine.port import Capacity
 
+LEAST = 8 * 1024 * 1024
+"""Bytes that a process of ours takes before any model is in it."""
 _GUESS_SHARE = 8  # of a small machine, so that one can be tried at all
+_GUESS_FACTOR = 2  # what is guessed may turn out twice as large
 _KINDS_MIN = 4
 _HALF_LIFE_S = 600.0  # what a kind needed once, and needs no more, is forgotten slowly
 
@@ -27,38 +30,53 @@ class Ledger:
 
     def __init__(self) -> None:
         self._measured: dict[str, float] = {}
+        self._targets: dict[str, str] = {}
 
-    def observe(self, fingerprint: str, memory_bytes: int, seconds: float) -> None:
-        """The largest ready replica of this kind holds so much (PSS), `seconds` after the last word about the kind."""
+    def observe(self, fingerprint: str, target: str, memory_bytes: int, seconds: float) -> None:
+        """The largest ready replica of this kind holds so much (PSS), `seconds` after the last word about the kind.
+        `target`: the class it is made of.
+        """
         faded = self._measured.get(fingerprint, 0.0) * 0.5 ** (seconds / _HALF_LIFE_S)
         self._measured[fingerprint] = max(float(memory_bytes), faded)
+        self._targets[fingerprint] = target
 
     def keep(self, fingerprints: frozenset[str]) -> None:
         """Forget all kinds but these."""
         self._measured = {kind: size for kind, size in self._measured.items() if kind in fingerprints}
+        self._targets = {kind: target for kind, target in self._targets.items() if kind in fingerprints}
 
-    def reservation(self, fingerprint: str, declared: int | None, budget: Budget) -> Reservation:
+    def reservation(self, fingerprint: str, target: str, declared: int | None, budget: Budget) -> Reservation:
         """For one replica of this kind, of which `declared` bytes were declared.
 
-        A guess is MEMORY_GUESS or an eighth of the budget; once some kinds were measured, no more than three quarters
-        of them need.
+        Twice a guess: the most that others of the same class need, set up otherwise; else MEMORY_GUESS or an eighth of
+        the budget and, once some kinds were measured, no more than three quarters of them need. What exceeds a quarter
+        of the budget is not doubled: beside others, or at all, it would never start.
         """
         if declared is not None:
             return Reservation(declared, True)
         if fingerprint in self._measured:
             return Reservation(int(self._measured[fingerprint]), True)
+        guess = max(LEAST, self._guess(target, budget))
+        room = max(guess, _GUESS_FACTOR * budget.memory_bytes // _GUESS_SHARE)
+        return Reservation(min(_GUESS_FACTOR * guess, room), False)
+
+    def _guess(self, target: str, budget: Budget) -> int:
+        kin = [size for kind, size in self._measured.items() if self._targets[kind] == target]
+        if kin:
+            return int(max(kin))
         guess = min(MEMORY_GUESS, budget.memory_bytes // _GUESS_SHARE)
-        if len(self._measured) >= _KINDS_MIN:
-            guess = min(guess, int(sorted(self._measured.values())[3 * len(self._measured) // 4]))
-        return Reservation(guess, False)
+        if len(self._measured) < _KINDS_MIN:
+            return guess
+        return min(guess, int(sorted(self._measured.values())[3 * len(self._measured) // 4]))
 
 
-def budget_of(capacity: Capacity, used_bytes: int, template_bytes: int = 0) -> Budget:
-    """What all replicas may use together, while those that run use `used_bytes` (PSS), and the processes that some of
-    them are forked from `template_bytes`.
+def budget_of(capacity: Capacity, used_bytes: int, own_bytes: int = 0) -> Budget:
+    """What all replicas may use together, while those that run use `used_bytes` (PSS), and the other processes of the
+    server `own_bytes`: those that replicas are forked from, too.
 
-    Memory that was found, not declared, is what replicas use and what nobody uses; what others use, our own front and
-    controller too, is not ours to give, and of the rest MEMORY_RESERVE % are left for what they may need next.
+    What was declared is for the whole server. Memory that was found is what replicas use and what nobody uses; what
+    others use, our own processes too, is not ours to give, and of the rest MEMORY_RESERVE % are left for what they may
+    need next.
     """
     memory = capacity.memory_bytes
     if memory is None:
@@ -67,5 +85,5 @@ def budget_of(capacity: Capacity, used_bytes: int, template_bytes: int = 0) -> B
         free = capacity.available_bytes
         memory = min(memory, used_bytes + free - free * MEMORY_RESERVE // 100)
     else:
-        memory -= template_bytes
+        memory -= own_bytes
     return Budget(max(0, memory), capacity.cpus, float(len(capacity.gpus)))

@@ -48,6 +48,7 @@ class Load(msgspec.Struct, frozen=True):
     served: int = 0
     answered: int = 0
     mean_s: float = 0.0
+    model_mean_s: float = 0.0
     p99_s: float = 0.0
     services: tuple[tuple[float, int], ...] = ()
     warm_up_s: float | None = None
@@ -72,14 +73,14 @@ class _Spent(msgspec.Struct):
     """Sums that fade together, so that their ratios hold however the looks at calls and at processes fall."""
 
     calls: float = 0.0
-    held_s: float = 0.0
+    model_s: float = 0.0
     used_s: float = 0.0
     wait_s: float = 0.0
 
-    def add(self, calls: int, held_s: float, used_s: float, wait_s: float) -> None:
+    def add(self, calls: int, model_s: float, used_s: float, wait_s: float) -> None:
         """What came since the last look."""
         self.calls = CPU_KEPT * self.calls + calls
-        self.held_s = CPU_KEPT * self.held_s + held_s
+        self.model_s = CPU_KEPT * self.model_s + model_s
         self.used_s = CPU_KEPT * self.used_s + used_s
         self.wait_s = CPU_KEPT * self.wait_s + wait_s
 
@@ -100,7 +101,7 @@ class Measure:
         "_cpu_answered",
         "_epochs",
         "_frequency",
-        "_held_s",
+        "_model_s",
         "_samples",
         "_service",
         "_services",
@@ -129,7 +130,7 @@ class Measure:
         self._cpu: dict[str, Cpu] = {}
         self._cpu_answered = 0
         self._cores_most = 1.0  # that a replica was seen to keep busy; one, which every process can
-        self._held_s = 0.0  # for which slots were held since the last look at CPU time
+        self._model_s = 0.0  # spent in the model, as replicas say, since the last look at CPU time
         self._spent = _Spent()
 
     def take(self, gateway: str, epoch: str, load: Load | None, seconds: float, now: float) -> None:
@@ -151,7 +152,7 @@ class Measure:
         self._answered += load.answered - before.answered
         new = load.served - before.served
         if new > 0:
-            self._held_s += new * load.mean_s
+            self._model_s += new * load.model_mean_s
         if new > 0 and load.services:
             self._blend(load.services, new, seconds)
             self._samples += new
@@ -209,10 +210,10 @@ class Measure:
         if known:
             used_s = sum(max(0.0, now.used_s - then.used_s) for now, then in known)
             wait_s = sum(max(0.0, now.wait_s - then.wait_s) for now, then in known)
-            self._spent.add(calls, self._held_s, used_s, wait_s)
+            self._spent.add(calls, self._model_s, used_s, wait_s)
             self.cpu_s = self._spent.used_s / self._spent.calls
             self.cpu_wait_s = self._spent.wait_s / self._spent.calls
-        self._cpu, self._cpu_answered, self._held_s = dict(used), self._answered, 0.0
+        self._cpu, self._cpu_answered, self._model_s = dict(used), self._answered, 0.0
 
     def workload(
         self, *, concurrency: int, expected_s: float | None, memory_bytes: int, startup_s: float
@@ -236,13 +237,14 @@ class Measure:
 
     def _contended_s(self, service: Service, concurrency: int) -> float:
         """Of such a service, the wait for a core. Contention comes and goes sooner than `service` changes, so a service
-        without it is what the last looks tell: held less waited. Waits between calls are counted too, so it is no
-        shorter than the calls need on as many cores as a replica was ever seen to keep busy.
+        without it is what the last looks tell: the time in the model less waited; what the gateway waits for a core of
+        its own is no work either. Waits between calls are counted too, so it is no shorter than the calls need on as
+        many cores as a replica was ever seen to keep busy.
         """
         spent = self._spent
-        if self.batches is not None or not spent.held_s:
+        if self.batches is not None or not spent.model_s:
             return self.cpu_wait_s
-        alone_s = max(spent.held_s - spent.wait_s, concurrency * spent.used_s / self._cores_most) / spent.calls
+        alone_s = max(spent.model_s - spent.wait_s, concurrency * spent.used_s / self._cores_most) / spent.calls
         return service.mean_s - alone_s
 
     def _known(self, expected_s: float | None) -> Service | None:

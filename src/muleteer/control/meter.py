@@ -33,9 +33,10 @@ class _Reading(msgspec.Struct):
 
 
 class Meter:
-    """Remembers the last reading of every process."""
+    """Remembers the last reading of every process. `children`: what a process started counts as its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, children: bool = True) -> None:
+        self._family = family if children else _alone
         self._readings: dict[int, _Reading] = {}
         self._pause_s = METER_S
 
@@ -73,10 +74,10 @@ class Meter:
         """Whether memory moved, and whether it was read; `rest`: it may also be read if it did not."""
         reading = self._readings.get(pid)
         if reading is None:
-            pids = family(pid)
+            pids = self._family(pid)
             reading = self._readings[pid] = _Reading(Usage(0, 0, *cpu(pids)), 0.0, pids, 0, now, now)
         elif now - reading.cpu_at >= METER_S:
-            seconds, reading.cpu_at, reading.pids = now - reading.cpu_at, now, family(pid)
+            seconds, reading.cpu_at, reading.pids = now - reading.cpu_at, now, self._family(pid)
             before, used = reading.usage, cpu(reading.pids)
             reading.usage = Usage(before.pss_bytes, before.rss_bytes, *used)
             reading.cores = max(0.0, used[0] - before.cpu_s) / seconds
@@ -88,3 +89,7 @@ class Meter:
         reading.resident, reading.memory_at = resident, now
         reading.usage = Usage(pss, rss, reading.usage.cpu_s, reading.usage.cpu_wait_s)
         return moved, True
+
+
+def _alone(pid: int) -> tuple[int, ...]:
+    return (pid,)

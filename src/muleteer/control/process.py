@@ -78,9 +78,7 @@ class ControlProcess:
             server=declaration.server,
             cookie_key=declaration.cookie_key,
             awake=self._versions_wanted,
-            template_pids=lambda: [
-                row.pid for row in self._processes.values() if "template_of" in row.labels and row.pid is not None
-            ],
+            own_pids=self._own_pids,
         )
         self.rolling = Rolling(
             declaration,
@@ -109,6 +107,10 @@ class ControlProcess:
         return RayEngine(
             f"{run_dir}/ray.sock", key, self._report_ray, gateways=wish, on_gateways=self._gateways_elsewhere
         )
+
+    def _own_pids(self) -> set[int]:
+        """Supervisor, controller, gateways, and what replicas are forked from."""
+        return {os.getppid(), *(row.pid for row in self._processes.values() if row.pid is not None)}
 
     def _gateways_elsewhere(self, rows: list[dict[str, Any]]) -> None:
         """All that nodes of the cluster have; those whose host lives are steered."""

@@ -200,6 +200,7 @@ class Gate:
             bound=self.bound(),
             served=service.samples,
             mean_s=service.mean_s,
+            model_mean_s=service.model_mean_s,
             p99_s=service.p99_s,
             services=self.capacity.services(),
             answered=counts.answered,

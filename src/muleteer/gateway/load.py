@@ -20,6 +20,7 @@ class Load(msgspec.Struct, frozen=True, gc=False):
         bound: calls with the backend's timeout that may wait.
         served: calls and batches that held a slot, since the start of the gateway.
         mean_s, p99_s: how long they held it, recently; 0 before the first.
+        model_mean_s: of that, in the user's method, as replicas say.
         services: the same as (seconds, how many), ascending, of the last SERVICE_WINDOW.
         answered: calls answered with 200, since the start of the gateway.
         busy: replicas that work on a call.
@@ -34,6 +35,7 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     bound: int
     served: int
     mean_s: float
+    model_mean_s: float
     p99_s: float
     services: tuple[tuple[float, int], ...]
     answered: int
