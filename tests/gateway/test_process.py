@@ -15,13 +15,14 @@ import httpx2
 import msgspec
 import pytest
 
+from muleteer.base.limits import STRANGERS_MAX
 from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
 
 
 class Gateway:
     """One process, started as the supervisor would."""
 
-    def __init__(self, directory: Path, **config):
+    def __init__(self, directory: Path, *, secret="", **config):
         self.directory = directory
         self.control, control = socket.socketpair()
         self.control.settimeout(10)
@@ -29,9 +30,13 @@ class Gateway:
         self.port = http.getsockname()[1]
         path = directory / "gateway-0.sock"
         path.unlink(missing_ok=True)
-        steering = socket.socket(socket.AF_UNIX)
-        steering.bind(str(path))
-        steering.listen()
+        if secret:
+            steering = socket.create_server(("127.0.0.1", 0))
+        else:
+            steering = socket.socket(socket.AF_UNIX)
+            steering.bind(str(path))
+            steering.listen()
+        self.steered_at = steering.getsockname()
         inherited = {"control": control, "http": http, "gateway": steering}
         self.process = subprocess.Popen(
             [
@@ -40,7 +45,11 @@ class Gateway:
                 "muleteer.gateway",
                 json.dumps({"name": "gateway-0", "run_dir": str(directory), **config}),
             ],
-            env={**os.environ, "MULETEER_FDS": json.dumps({name: sock.fileno() for name, sock in inherited.items()})},
+            env={
+                **os.environ,
+                "MULETEER_FDS": json.dumps({name: sock.fileno() for name, sock in inherited.items()}),
+                "MULETEER_SECRET": secret,
+            },
             pass_fds=[sock.fileno() for sock in inherited.values()],
             stderr=subprocess.PIPE,
         )
@@ -115,6 +124,32 @@ def test_a_bad_snapshot_is_refused_and_the_old_one_stays(start, bad):
     refused = gateway.ask({"type": "snapshot", "snapshot": bad})
     assert refused["type"] == "refused" and refused["error"]
     assert gateway.ask({"type": "statistics"})["statistics"]["revision"] == 1
+
+
+def test_on_a_network_only_who_knows_the_secret_is_heard(start):
+    gateway = start(secret="s3cret")
+    assert b"s3cret" not in Path(f"/proc/{gateway.process.pid}/cmdline").read_bytes()
+
+    def say(*lines):
+        with socket.create_connection(gateway.steered_at, 5) as sock:
+            sock.sendall(b"".join(lines))
+            with contextlib.suppress(ConnectionResetError):
+                return sock.makefile("rb").readline()
+        return b""
+
+    hello, watch = b'{"type":"hello","secret":"s3cret"}\n', b'{"type":"watch"}\n'
+    statistics = b'{"type":"statistics"}\n'
+    applied = say(hello, watch, json.dumps({"type": "snapshot", "snapshot": snapshot(7)}).encode() + b"\n")
+    assert json.loads(applied) == {"type": "applied", "revision": 7}
+    for words in (statistics, hello.replace(b"s3", b"S3"), b'{"type":"hello"}\n', b"x" * 5000, b"\n\n[]\n"):
+        assert say(words, statistics) == b"", words
+    assert json.loads(say(hello, statistics))["statistics"]["revision"] == 7
+    waiting = [socket.create_connection(gateway.steered_at, 5) for _ in range(STRANGERS_MAX + 1)]
+    try:
+        assert waiting[-1].recv(1) == b""  # at once: there are too many who have said nothing
+    finally:
+        for each in waiting:
+            each.close()
 
 
 def test_the_snapshot_in_the_run_directory_is_read_first(start):

@@ -100,10 +100,15 @@ class Life:
         if sock.family == socket.AF_UNIX:
             return await loop.create_unix_server(lambda: Steering(self._application, self._statistics), sock=sock)
         assert self._config.secret, "a control socket on a network needs a secret"
-        return await loop.create_server(
-            lambda: Steering(self._application, self._statistics, aborts=self._aborts, secret=self._config.secret),
-            sock=sock,
-        )
+        strangers: set[Steering] = set()
+
+        def steering() -> Steering:
+            secret = self._config.secret
+            return Steering(
+                self._application, self._statistics, aborts=self._aborts, secret=secret, strangers=strangers
+            )
+
+        return await loop.create_server(steering, sock=sock)
 
     def _stopped(self) -> None:
         if self._stop.is_set():

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from muleteer.base.errors import SpecError, WireError
-from muleteer.base.limits import HELLO_BYTES_MAX, HELLO_S_MAX
+from muleteer.base.limits import HELLO_BYTES_MAX, HELLO_S_MAX, STRANGERS_MAX
 from muleteer.gateway.aborts import Aborts
 from muleteer.gateway.demand import Demand
 from muleteer.gateway.load import Load
@@ -51,16 +51,24 @@ class Steering(asyncio.Protocol):
         statistics: what it counts, and more.
         aborts: told to who watches; None: the supervisor hears them.
         secret: what the first line must show.
+        strangers: connections that have not shown it yet, of all.
     """
 
     def __init__(
-        self, steered: Steered, statistics: Statistics, *, aborts: Aborts | None = None, secret: str = ""
+        self,
+        steered: Steered,
+        statistics: Statistics,
+        *,
+        aborts: Aborts | None = None,
+        secret: str = "",
+        strangers: set[Steering] | None = None,
     ) -> None:
         self._steered = steered
         self._statistics = statistics
         self._aborts = aborts
         self._secret = secret
         self._stranger = bool(secret)
+        self._strangers = strangers if strangers is not None else set()
         self._unproven_bytes = 0
         self._lines = LineDecoder()
         self._told: dict[str, int] = {}
@@ -69,14 +77,20 @@ class Steering(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast(asyncio.WriteTransport, transport)
-        if self._stranger:
-            asyncio.get_running_loop().call_later(HELLO_S_MAX, self._end_stranger)
+        if not self._stranger:
+            return
+        if len(self._strangers) >= STRANGERS_MAX:
+            self._transport.abort()
+            return
+        self._strangers.add(self)
+        asyncio.get_running_loop().call_later(HELLO_S_MAX, self._end_stranger)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Called by the loop."""
         self._steered.demand.unwatch(self._tell)
         if self._aborts is not None:
             self._aborts.unwatch(self._say)
+        self._strangers.discard(self)
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
@@ -124,6 +138,7 @@ class Steering(asyncio.Protocol):
         if not hmac.compare_digest(shown.encode(), self._secret.encode()):
             raise WireError("the secret is wrong")
         self._stranger = False
+        self._strangers.discard(self)
 
     def _end_stranger(self) -> None:
         if self._stranger and self._transport is not None:
