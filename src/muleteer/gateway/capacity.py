@@ -70,8 +70,8 @@ class Capacity:
             self._share.moved(more, self._now())
 
     def divide(self, gateways: int) -> None:
-        """So many gateways use these replicas. What one sends ahead, all send; and only a replica that takes turns
-        between them knows who is next, so of longer calls none is sent ahead.
+        """So many gateways use these replicas. Only a replica that takes turns between them knows who is next, so calls
+        of over a millisecond are not sent ahead.
         """
         self.gateways = gateways
         self.slots.scattered = gateways > 1
@@ -85,7 +85,7 @@ class Capacity:
         if not idempotent or services.samples < SAMPLES_MIN:
             self.slots.extend(1)
         elif self._model_mean_s < CREDIT_SERVICE_S_MAX:
-            self.slots.extend(max(1, CREDIT_MAX // self.gateways), eager=True)
+            self.slots.extend(CREDIT_MAX, eager=True)
         else:
             self.slots.extend(2 if services.p99_s <= AHEAD_SERVICE_S_MAX and self.gateways == 1 else 1)
 
