@@ -69,7 +69,7 @@ async def test_nothing_runs_until_a_call_comes_and_nothing_again_after_the_last(
 
         rig.world.load_s = None
         rig.gateway.demand("m")
-        await rig.until(lambda: states(rig) == {"m-1": "starting"}, timeout_s=1.0)
+        await rig.until(lambda: states(rig) == {"m-1": "starting"})
         rig.gateway.demand("m")
         await rig.until(lambda: rig.gateway.replicas("m") == ["m-1"])
         assert route(rig)["unavailable"] == "asleep", "calls wait for it"

@@ -86,6 +86,13 @@ def test_through_the_admin_api_one_backend_is_checked_by_itself():
     assert caught.value.problems == [MISFITS["slo: {p99: 30s}"].replace("p99=30s", "p99=40s")]
 
 
+def test_replicas_with_a_gpu_are_not_forked_from_one_another():
+    (misfit,) = misfits(declared(share="preload", gpus=0.5))
+    assert misfit.path == "backends.b.share"
+    assert misfit.message.startswith("preload does not go with gpus 0.5: ")
+    assert misfit.message.endswith("a CUDA context does not survive a fork; use share: none")
+
+
 def test_replicas_on_a_cluster_are_not_forked_from_one_another():
     (misfit,) = misfits(declared(server={"engine": "ray"}, share="preload"))
     assert misfit.path == "backends.b.share"

@@ -339,7 +339,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     memory_budget: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         _about(
-            "memory that all replicas may use together",
+            "memory that the whole server may use, its own processes included",
             why="what the machine, or its container, has left",
             cost="restart",
             kind="bytes",
