@@ -18,8 +18,21 @@ from muleteer import __version__
 BUSY_PERCENT_MAX = 10
 """Above this the figures say more about others than about us."""
 SECTIONS = (
-    *("starting", "front", "routing", "shadow", "gateways", "batching", "slo", "many", "plan", "threads", "fancy"),
-    "overload",
+    *(
+        "starting",
+        "front",
+        "routing",
+        "shadow",
+        "gateways",
+        "batching",
+        "slo",
+        "many",
+        "plan",
+        "threads",
+        "ray",
+        "fancy",
+        "overload",
+    ),
 )
 RESULTS = Path(__file__).with_name("results")
 
@@ -95,6 +108,10 @@ def main() -> int:
             )
         if wanted("threads"):
             found.append(threads.section(folder, rounds=given.rounds, seconds=given.seconds))
+        if wanted("ray"):
+            from bench import ray  # needs `muleteer[ray]` and Ray Serve
+
+            found.append(ray.section(folder, random.Random(given.seed), rounds=given.rounds, seconds=given.seconds))
         capacity = 0.0
         if given.only in (None, "fancy", "overload") and (wanted("fancy") or given.only == "overload"):
             section, capacity = sections.fancy(folder, rounds=given.rounds, seconds=2 * given.seconds)
