@@ -22,10 +22,11 @@ PAYLOAD_MAX = 64 * 1024 * 1024
 class Link:
     """The gateway's end of one link, blocking, with every frame kept that arrived."""
 
-    def __init__(self, path):
-        self.channel = socket.socket(socket.AF_UNIX)
-        self.channel.settimeout(DEADLINE_S)
-        self.channel.connect(path)
+    def __init__(self, address, seal=lambda channel: channel):
+        channel = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+        channel.settimeout(DEADLINE_S)
+        channel.connect(address)
+        self.channel = seal(channel)
         self.connection = Connection(Role.GATEWAY, payload_max=PAYLOAD_MAX)
         self.frames = []
         self.ids = 0
@@ -110,13 +111,13 @@ class Link:
 class Replica:
     """A running `python -m muleteer.replica`."""
 
-    def __init__(self, folder, target, *, env=None, **config):
+    def __init__(self, folder, target, *, env=None, tcp=False, **config):
         self.folder = folder
         self.sockets = tempfile.mkdtemp(prefix="mt-")  # a short path: they end at 107 bytes
-        self.address = f"{self.sockets}/s"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(self.address)
+        self.listener = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
+        self.listener.bind(("127.0.0.1", 0) if tcp else f"{self.sockets}/s")
         self.listener.listen(128)
+        self.address = self.listener.getsockname()
         self.control, theirs = socket.socketpair()
         self.control.settimeout(DEADLINE_S)
         self.messages = []

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 
+from muleteer.base.errors import UsageError
 from muleteer.base.limits import LINK_DIAL_S, LINK_RETRY_S, LINK_SILENCE_S
 from muleteer.gateway.link import Link
 from muleteer.spec.snapshot import ReplicaAddress
+from muleteer.telemetry.log import log
+from muleteer.wire.tls import client_context, said
+
+
+class NotSealed(OSError):
+    """TLS with a replica failed, or cannot be begun here. Nothing was sent to it."""
 
 
 class Dialer:
@@ -34,13 +42,17 @@ class Dialer:
 
     async def run(self) -> None:
         """Until retired."""
+        told = ""
         while not self._retired:
             link = self._new_link(self.address.id)
             link.secret = self.address.secret
             link.host = host_of(self.address.address)
             try:
                 await connect(self.address.address, link)
-            except OSError:
+            except OSError as error:
+                if isinstance(error, NotSealed) and str(error) != told:
+                    told = str(error)
+                    log("replica not linked", replica=self.address.id, error=told)
                 await asyncio.sleep(LINK_RETRY_S)
                 continue
             except asyncio.CancelledError:
@@ -72,12 +84,13 @@ class Dialer:
 
 
 def host_of(address: str) -> str:
-    """Of `tcp:host:port`; empty for `unix:`."""
-    return address.removeprefix("tcp:").rpartition(":")[0] if address.startswith("tcp:") else ""
+    """Of `tcp:host:port` and `tls:host:port`; empty for `unix:`."""
+    scheme, _, rest = address.partition(":")
+    return "" if scheme == "unix" else rest.rpartition(":")[0]
 
 
 async def connect(address: str, link: Link) -> None:
-    """Open `unix:/path` or `tcp:host:port`. Raises OSError."""
+    """Open `unix:/path`, `tcp:host:port` or `tls:host:port`. Raises OSError."""
     loop = asyncio.get_running_loop()
     scheme, _, rest = address.partition(":")
     if scheme == "unix":
@@ -85,11 +98,25 @@ async def connect(address: str, link: Link) -> None:
         return
     host, _, port = rest.rpartition(":")
     try:
+        context = client_context() if scheme == "tls" else None
+    except UsageError as error:
+        raise NotSealed(str(error)) from None
+    try:
         async with asyncio.timeout(LINK_DIAL_S):
-            transport, _ = await loop.create_connection(lambda: link, host.strip("[]"), int(port))
+            new = asyncio.Protocol if context is not None else lambda: link
+            transport, _ = await loop.create_connection(new, host.strip("[]"), int(port))
     except TimeoutError as error:
         raise OSError(f"{rest} does not answer") from error
     _watch_silence(transport.get_extra_info("socket"))
+    if context is None:
+        return
+    try:  # without a deadline of ours: a replica that still loads shakes hands later
+        sealed = await loop.start_tls(transport, link, context)
+    except ssl.SSLError as error:
+        raise NotSealed(f"TLS with {rest} failed: {said(error)}") from None
+    if sealed is None:
+        raise OSError(f"{rest} closed the connection")
+    link.connection_made(sealed)
 
 
 def _watch_silence(channel: socket.socket) -> None:

@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from muleteer.base.errors import StartError
+from muleteer.base.errors import StartError, UsageError
 from muleteer.base.limits import FRAME_OVERHEAD_BYTES, REPLICA_EXIT_S
 from muleteer.replica.about import info
 from muleteer.replica.answer import Answer, Call, answer, answer_async, check_warm_up, example_body
@@ -28,6 +28,10 @@ from muleteer.replica.sharing import Sharing
 from muleteer.replica.traces import own_traceback, say, write
 from muleteer.spec.secret import SECRET_VARIABLE
 from muleteer.telemetry.log import log
+from muleteer.wire.tls import server_context, tls_wanted
+
+if TYPE_CHECKING:
+    from muleteer.replica.sealed import Sealed
 
 
 def main() -> None:
@@ -108,10 +112,25 @@ def _announcement(model: Model, config: ReplicaConfig, control: Control, began: 
     return announce
 
 
-def _new_session(model: Model, config: ReplicaConfig, warm_up_us: int) -> Session:
+def _sessions(model: Model, config: ReplicaConfig, listener: socket.socket, warm_up_us: int) -> Callable[[], Session]:
+    """Makes the session of each new link. Raises StartError: links are to be sealed, and the means are missing."""
+    seal = _seals(listener)
     batch = model.inputs is not None
     ready = Ready(config.backend, config.replica, os.getpid(), config.concurrency, warm_up_us, batch)
-    return Session(ready, payload_max=config.max_body + FRAME_OVERHEAD_BYTES, secret=config.secret)
+    payload_max = config.max_body + FRAME_OVERHEAD_BYTES
+    return lambda: Session(ready, payload_max=payload_max, secret=config.secret, sealed=seal())
+
+
+def _seals(listener: socket.socket) -> Callable[[], Sealed | None]:
+    if listener.family == socket.AF_UNIX or not tls_wanted():
+        return lambda: None
+    from muleteer.replica.sealed import Sealed
+
+    try:
+        context = server_context()
+    except UsageError as error:
+        raise StartError("tls", str(error)) from None
+    return lambda: Sealed(context)
 
 
 def _example_call(model: Model) -> Call | None:
@@ -139,7 +158,7 @@ def _serve_sync(
         warm_up_us = _warmed(_answers(model, [example], debug=True)[0], began, control)
     server = SyncServer(
         listener,
-        new_session=lambda: _new_session(model, config, warm_up_us),
+        new_session=_sessions(model, config, listener, warm_up_us),
         run=run,
         sharing=Sharing(warm_up_us / 1e6),
     )
@@ -177,7 +196,7 @@ def _serve_async(
             warm_up_us = _warmed((await run([example], debug=True))[0], began, control)
         server = AsyncServer(
             listener,
-            new_session=lambda: _new_session(model, config, warm_up_us),
+            new_session=_sessions(model, config, listener, warm_up_us),
             run=run,
             concurrency=config.concurrency,
             cancels=model.is_async,

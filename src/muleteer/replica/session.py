@@ -10,6 +10,7 @@ Laws, beyond those of `wire.connection`:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from muleteer.replica.answer import EXPIRED, Answer, Call, refusal
 from muleteer.replica.network import is_right
 from muleteer.wire.connection import Connection, ConnectionStatistics, Role, State
 from muleteer.wire.frames import Flag, Frame, FrameType, split_payload
+
+if TYPE_CHECKING:
+    from muleteer.replica.sealed import Sealed
 
 PROTOCOL = 1
 _MORE = int(Flag.MORE)
@@ -70,14 +74,16 @@ class Session:
         ready: what READY tells the gateway.
         payload_max: largest frame payload accepted, in bytes.
         secret: what HELLO must show; empty where nobody but the gateway can reach us.
+        sealed: its TLS; None: bytes come and go as they are.
 
     Attributes:
         stranger: it has not shown the secret yet.
     """
 
-    def __init__(self, ready: Ready, *, payload_max: int, secret: str = "") -> None:
+    def __init__(self, ready: Ready, *, payload_max: int, secret: str = "", sealed: Sealed | None = None) -> None:
         self.stranger = bool(secret)
         self._secret = secret
+        self._sealed = sealed
         self._unproven_bytes = 0
         self._connection = Connection(Role.REPLICA, payload_max=payload_max)
         self._ready = ready
@@ -109,6 +115,8 @@ class Session:
         """
         cancelled: list[int] = []
         try:
+            if self._sealed is not None:
+                data = self._sealed.opened(data)
             if self.stranger:
                 self._unproven_bytes += len(data)
                 if self._unproven_bytes > HELLO_BYTES_MAX:
@@ -178,10 +186,10 @@ class Session:
     def take(self) -> bytes:
         """The bytes to write, once."""
         if not self._outgoing:
-            return b""
+            return b"" if self._sealed is None else self._sealed.seal(b"")
         data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
         self._outgoing.clear()
-        return data
+        return data if self._sealed is None else self._sealed.seal(data)
 
     def statistics(self) -> SessionStatistics:
         """A frozen snapshot."""

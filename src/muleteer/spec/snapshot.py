@@ -16,7 +16,7 @@ class ReplicaAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         id: e.g. `FancyModel-1`.
-        address: `unix:/path` or `tcp:host:port`.
+        address: `unix:/path`, `tcp:host:port` or `tls:host:port`.
         secret: what to show there; empty on this machine. Never shown to anybody else.
     """
 

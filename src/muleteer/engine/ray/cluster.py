@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from muleteer import __version__
-from muleteer.base.errors import MuleteerError
+from muleteer.base.errors import MuleteerError, UsageError
 from muleteer.base.limits import RAY_CALL_S, RAY_CONNECT_S
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray import actor
 from muleteer.engine.ray.place import Node, View, actor_options
 from muleteer.spec.ray_options import ray_options
+from muleteer.wire.tls import client_context, tls_wanted
 
 NAMESPACE = "muleteer"
 _THREADS = 16
@@ -71,6 +72,11 @@ class Cluster:
 
     async def connect(self) -> None:
         """Join it. Raises Unreachable, or Hung: Ray's library is in the middle of it and cannot be asked again."""
+        if tls_wanted():
+            try:
+                client_context()  # gateways need it, and Ray's library would end this process for want of a file
+            except UsageError as error:
+                raise Unreachable(str(error)) from None
         loop = asyncio.get_running_loop()
         joining = loop.run_in_executor(self._threads, _guarded, partial(_init, self.address))
         try:

@@ -37,6 +37,7 @@ from muleteer.supervise.process import LastExit, ProcessSpec
 from muleteer.supervise.sockets import listen_tcp
 from muleteer.supervise.states import State
 from muleteer.wire.lines import LineDecoder, encode_line
+from muleteer.wire.tls import server_context, tls_wanted
 
 LISTENER = "link"
 
@@ -174,8 +175,11 @@ class ReplicaHost(Host):
         request = self._request
         if self._config.shipped:
             request = msgspec.structs.replace(request, base_dir=self._config.folder)
+        if tls_wanted():
+            server_context()  # what it would fail for again and again is said once
+        scheme = "tls" if tls_wanted() else "tcp"
         environment = threads.environment(request.settings, os.cpu_count() or 1, os.environ)
-        spec = process_spec(request, address_of(listener), environment, _given_gpus(request.settings.gpus))
+        spec = process_spec(request, address_of(listener, scheme), environment, _given_gpus(request.settings.gpus))
         env = {**spec.env, SECRET_VARIABLE: self._config.secret}
         return msgspec.structs.replace(spec, sockets={LISTENER: LISTENER}, env=env), {LISTENER: listener}
 
@@ -194,10 +198,10 @@ class ReplicaHost(Host):
         return str(Path(self._request.base_dir) / path.relative_to(folder)) if path.is_relative_to(folder) else file
 
 
-def address_of(listener: socket.socket) -> str:
-    """As it is dialled: `tcp:host:port`."""
+def address_of(listener: socket.socket, scheme: str = "tcp") -> str:
+    """As it is dialled: `tcp:host:port`, or `tls:host:port`."""
     host, port = listener.getsockname()[:2]
-    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+    return f"{scheme}:[{host}]:{port}" if ":" in host else f"{scheme}:{host}:{port}"
 
 
 def first_line() -> tuple[bytes, int]:
