@@ -40,6 +40,17 @@ endpoints:
 
 
 RECENT_S = 4 * SIZING_TICK_S
+LOADS = """
+import time
+class Model:
+    def __init__(self):
+        self.held = []
+        for _ in range(20):
+            self.held.append(b"x" * 20_000_000)
+            time.sleep(0.1)
+    def predict(self):
+        return "ok"
+"""
 GROWING = """
 server: {memory_budget: 450MiB}
 backends:
@@ -110,6 +121,18 @@ def test_calls_make_room_and_what_cannot_fit_is_refused(folder) -> None:
         assert running(server)["a"] == [], "one that holds 50 MB beside 430 MiB is too much"
         assert server.status()["problems"] == {}
         wait_until(lambda: ask(server, "/a", {})[0] == 200, "and a comes back when it is called", seconds=30)
+
+
+def test_one_that_fits_nowhere_is_not_started_again_and_again(folder) -> None:
+    (folder / "loads.py").write_text(LOADS)
+    with Server(
+        folder, "loads.py:Model", "--replicas", "0:1", "--memory", "20MiB", "--memory-budget", "250MiB"
+    ) as server:
+        refused, error, _ = ask(server, "/predict", {})
+        assert (refused, error["code"]) == (503, "memory"), error
+        assert ask(server, "/predict", {})[0] == 503
+        told = (server.run_dir / "logs" / "controller.log").read_text()
+        assert told.count("replacing Model-") == 1, "what it took the first time is known"
 
 
 def test_one_that_outgrows_the_budget_is_replaced_after_the_idle_ones_are_gone(folder) -> None:

@@ -13,7 +13,7 @@ from muleteer.base.limits import SIZING_TICK_S
 from muleteer.control.account import Account, ReplicaAccount, account
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.budget import Allocation, allocate
-from muleteer.control.claims import Demand, Holding
+from muleteer.control.claims import SETTLED_S, Demand, Holding
 from muleteer.control.fleet import Fleet, Observed
 from muleteer.control.ledger import LEAST, Ledger, Reservation, budget_of
 from muleteer.control.measure import Cpu
@@ -62,9 +62,14 @@ class Allotter:
             largest: dict[str, int] = {}
             for each in fleet.replicas.values():
                 usage = self._usage.get(each.status.pid or 0)
-                if usage is None or each.status.state != "ready":
-                    continue
                 kind = each.status.fingerprint
+                if usage is None:
+                    continue
+                loads = each.status.state == "starting" or now - each.since_s < SETTLED_S
+                if loads and usage.pss_bytes > self._reserved.get(each.status.id, usage.pss_bytes):
+                    self._ledger.outgrew(kind, usage.pss_bytes)
+                if each.status.state != "ready":
+                    continue
                 largest[kind] = max(largest.get(kind, 0), usage.pss_bytes)
                 cores = self._meter.cores(each.status.pid or 0)
                 used[f"{each.status.id} {each.status.pid}"] = Cpu(usage.cpu_s, usage.cpu_wait_s, cores)

@@ -30,6 +30,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._measured: dict[str, float] = {}
+        self._starts: dict[str, int] = {}
         self._targets: dict[str, str] = {}
 
     def observe(self, fingerprint: str, target: str, memory_bytes: int, seconds: float) -> None:
@@ -40,8 +41,15 @@ class Ledger:
         self._measured[fingerprint] = max(float(memory_bytes), faded)
         self._targets[fingerprint] = target
 
+    def outgrew(self, fingerprint: str, memory_bytes: int) -> None:
+        """A replica of this kind holds so much, more than was set aside for it, and is only starting: no start takes
+        less, whatever is declared. Else one that fits nowhere would be started, ended and started again for ever.
+        """
+        self._starts[fingerprint] = max(memory_bytes, self._starts.get(fingerprint, 0))
+
     def keep(self, fingerprints: frozenset[str]) -> None:
         """Forget all kinds but these."""
+        self._starts = {kind: size for kind, size in self._starts.items() if kind in fingerprints}
         self._measured = {kind: size for kind, size in self._measured.items() if kind in fingerprints}
         self._targets = {kind: target for kind, target in self._targets.items() if kind in fingerprints}
 
@@ -52,13 +60,14 @@ class Ledger:
         the budget and, once some kinds were measured, no more than three quarters of them need. What exceeds a quarter
         of the budget is not doubled: beside others, or at all, it would never start.
         """
+        least = self._starts.get(fingerprint, 0)
         if declared is not None:
-            return Reservation(declared, True)
+            return Reservation(max(declared, least), True)
         if fingerprint in self._measured:
-            return Reservation(int(self._measured[fingerprint]), True)
+            return Reservation(max(int(self._measured[fingerprint]), least), True)
         guess = max(LEAST, self._guess(target, budget))
         room = max(guess, _GUESS_FACTOR * budget.memory_bytes // _GUESS_SHARE)
-        return Reservation(min(_GUESS_FACTOR * guess, room), False)
+        return Reservation(max(min(_GUESS_FACTOR * guess, room), least), False)
 
     def _guess(self, target: str, budget: Budget) -> int:
         kin = [size for kind, size in self._measured.items() if self._targets[kind] == target]
