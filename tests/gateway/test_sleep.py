@@ -50,6 +50,22 @@ def test_a_call_wakes_it_and_waits(rig):
     rig(test)
 
 
+def test_those_who_wait_are_told_of_again_when_what_they_waited_for_is_taken_away(rig):
+    async def test(rig):
+        told = watch(rig)
+        await asleep(rig)
+        request = rig.send()
+        await rig.until(lambda: told == [["model"]])
+        rig.publish()
+        assert not rig.application.demand.standing, "one starts"
+        rig.publish([])  # and is given up before it was ready
+        await rig.until(lambda: told == [["model"]] * 2)
+        rig.publish()
+        assert (await request.outcome()).status == 200
+
+    rig(test)
+
+
 def test_a_call_whose_body_comes_slowly_wakes_it_with_its_head(rig):
     async def test(rig):
         told = watch(rig)

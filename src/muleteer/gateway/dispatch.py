@@ -83,6 +83,8 @@ class Dispatcher:
         for link in self.fleet.follow(route):
             self._capacity.remove(link)
         self._fail_queue_if_unavailable()
+        if self._queue.depth:
+            self.wake()  # the replica that they waited for was taken away
 
     def retire(self) -> None:
         """The backend vanished: what waits goes where the traffic goes now, the replicas answer what they have."""
