@@ -17,13 +17,14 @@ from bench.server import Server, wait_until
 from muleteer.base.limits import SIZING_TICK_S
 
 MODEL = """
-import time
+import os, time
 class Model:
     def __init__(self):
         self.held = [b"x" * 40_000_000]
-    def predict(self, seconds: float = 0.0, grow: int = 0):
+    def predict(self, until: str = "", grow: int = 0):
         self.held.append(b"x" * grow)
-        time.sleep(seconds)
+        while until and not os.path.exists(until):
+            time.sleep(0.05)
         return "ok"
 """
 DECLARED = """
@@ -52,10 +53,10 @@ class Model:
         return "ok"
 """
 GROWING = """
-server: {memory_budget: 450MiB}
+server: {memory_budget: 260MiB}
 backends:
-  leaks: {model: "model.py:Model", memory: 100MiB}
-  idle: {model: "model.py:Model", replicas: {min: 0, max: 1}, memory: 100MiB, idle: 1h}
+  leaks: {model: "model.py:Model", memory: 70MiB}
+  idle: {model: "model.py:Model", replicas: {min: 0, max: 1}, memory: 70MiB, idle: 1h}
 endpoints:
   leaks: {route: /leaks, traffic: {leaks: 1}}
   idle: {route: /idle, traffic: {idle: 1}}
@@ -110,12 +111,13 @@ def test_calls_make_room_and_what_cannot_fit_is_refused(folder) -> None:
         assert replicas + 20_000_000 < told["used"]["memory_bytes"] < 510 * 2**20, "our own processes count, too"
         wait_until(lambda: measured(server, "a"), "what a holds counts, not what was set aside")
         with ThreadPoolExecutor(1) as others:
-            working = others.submit(ask, server, "/a", {"seconds": 5.0})
+            working = others.submit(ask, server, "/a", {"until": str(folder / "enough")})
             wait_until(lambda: running(server)["a"][0]["in_flight"] == 1, "a works")
-            wait_until(lambda: ask(server, "/c", {})[0] == 503, "c is refused", seconds=5)
+            wait_until(lambda: ask(server, "/c", {})[0] == 503, "c is refused", seconds=20)
             refused, error, retry_after = ask(server, "/c", {})
             assert (refused, error["code"]) == (503, "memory"), error
             assert int(retry_after) >= 1
+            (folder / "enough").touch()
             assert working.result()[:2] == (200, "ok"), "who works is left to work"
         wait_until(lambda: ask(server, "/c", {})[0] == 200, "c has room once a is idle", seconds=30)
         assert running(server)["a"] == [], "one that holds 50 MB beside 430 MiB is too much"
@@ -141,7 +143,7 @@ def test_one_that_outgrows_the_budget_is_replaced_after_the_idle_ones_are_gone(f
         assert ask(server, "/idle", {})[:2] == (200, "ok")
         time.sleep(RECENT_S)  # what was called just now counts as at work
         (before,) = running(server)["leaks"]
-        assert ask(server, "/leaks", {"grow": 450_000_000})[:2] == (200, "ok")
+        assert ask(server, "/leaks", {"grow": 220_000_000})[:2] == (200, "ok")
         wait_until(
             lambda: [each["state"] for each in running(server)["leaks"] if each["id"] != before["id"]] == ["ready"],
             "another has taken its place",
