@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -17,12 +18,13 @@ import pytest
 
 from muleteer.base.limits import STRANGERS_MAX
 from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
+from tests.certificates import authority, certificate
 
 
 class Gateway:
     """One process, started as the supervisor would."""
 
-    def __init__(self, directory: Path, *, secret="", **config):
+    def __init__(self, directory: Path, *, secret="", env=(), **config):
         self.directory = directory
         self.control, control = socket.socketpair()
         self.control.settimeout(10)
@@ -49,6 +51,7 @@ class Gateway:
                 **os.environ,
                 "MULETEER_FDS": json.dumps({name: sock.fileno() for name, sock in inherited.items()}),
                 "MULETEER_SECRET": secret,
+                **dict(env),
             },
             pass_fds=[sock.fileno() for sock in inherited.values()],
             stderr=subprocess.PIPE,
@@ -150,6 +153,31 @@ def test_on_a_network_only_who_knows_the_secret_is_heard(start):
     finally:
         for each in waiting:
             each.close()
+
+
+def test_where_ray_encrypts_so_does_the_control_socket(start, tmp_path):
+    signer, other = authority(tmp_path), authority(tmp_path, "other")
+    gateway = start(secret="s3cret", env=certificate(tmp_path, "gateway", signer))
+
+    def say(shown):
+        context = ssl.create_default_context(cafile=f"{signer}.crt")
+        context.check_hostname = False
+        context.load_cert_chain(shown["RAY_TLS_SERVER_CERT"], shown["RAY_TLS_SERVER_KEY"])
+        with (
+            socket.create_connection(gateway.steered_at, 5) as bare,
+            context.wrap_socket(bare) as sock,
+            contextlib.suppress(OSError),
+        ):
+            sock.sendall(b'{"type":"hello","secret":"s3cret"}\n{"type":"statistics"}\n')
+            return sock.recv(65536)
+        return b""
+
+    assert b'"revision":0' in say(certificate(tmp_path, "controller", signer))
+    assert say(certificate(tmp_path, "stranger", other)) == b""
+    with socket.create_connection(gateway.steered_at, 5) as plain:
+        plain.sendall(b'{"type":"hello","secret":"s3cret"}\n{"type":"statistics"}\n')
+        with contextlib.suppress(ConnectionResetError):
+            assert b"statistics" not in plain.recv(65536)
 
 
 def test_the_snapshot_in_the_run_directory_is_read_first(start):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from muleteer.base.errors import UsageError
 from muleteer.base.limits import GATEWAY_ANSWER_S_MAX, GATEWAY_DIAL_S
 from muleteer.control.line_stream import LineStream, connect
 from muleteer.control.problems import Problems
@@ -80,6 +81,9 @@ class GatewayLink:
                         self._stream.send({"type": "hello", "secret": self._secret})
                     self._stream.send({"type": "watch"})
                     await self._push_changes()
+                except UsageError as error:
+                    self._problems.begin(f"TLS with {self.name}", str(error))
+                    await asyncio.sleep(GATEWAY_DIAL_S)
                 except (OSError, EOFError):
                     await asyncio.sleep(GATEWAY_DIAL_S)  # it starts, or is being restarted
         finally:

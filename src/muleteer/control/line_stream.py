@@ -11,6 +11,7 @@ from muleteer.base.errors import WireError
 from muleteer.base.limits import LINK_DIAL_S, LINK_SILENCE_S
 from muleteer.telemetry.log import log
 from muleteer.wire.lines import LineDecoder, encode_line
+from muleteer.wire.tls import client_context
 
 
 class LineStream(asyncio.Protocol):
@@ -60,7 +61,10 @@ class LineStream(asyncio.Protocol):
 
 
 async def connect(address: str, new_stream: Callable[[], LineStream]) -> LineStream:
-    """Open `unix:path` or `tcp:host:port`; the kernel finds out if the other end falls silent. Raises OSError."""
+    """Open `unix:path`, `tcp:host:port` or `tls:host:port`; the kernel finds out if the other end falls silent.
+
+    Raises OSError, UsageError where our certificate is of no use.
+    """
     loop = asyncio.get_running_loop()
     scheme, _, rest = address.partition(":")
     if scheme == "unix":
@@ -68,7 +72,10 @@ async def connect(address: str, new_stream: Callable[[], LineStream]) -> LineStr
     host, _, port = rest.rpartition(":")
     try:
         async with asyncio.timeout(LINK_DIAL_S):
-            transport, stream = await loop.create_connection(new_stream, host.strip("[]"), int(port))
+            context = client_context() if scheme == "tls" else None
+            transport, stream = await loop.create_connection(
+                new_stream, host.strip("[]"), int(port), ssl=context, server_hostname="" if context else None
+            )
     except TimeoutError as error:
         raise OSError(f"{rest} does not answer") from error
     channel = transport.get_extra_info("socket")

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from muleteer.base.errors import SpecError
-from muleteer.base.limits import ANSWER_BYTES_MAX, FRAME_OVERHEAD_BYTES, LINK_UP_S_MAX
+from muleteer.base.limits import ANSWER_BYTES_MAX, FRAME_OVERHEAD_BYTES, HELLO_S_MAX, LINK_UP_S_MAX
 from muleteer.gateway.aborts import Aborts
 from muleteer.gateway.application import Application
 from muleteer.gateway.channel import Channel
@@ -20,6 +20,7 @@ from muleteer.gateway.http.server import HttpServer
 from muleteer.gateway.steering import Steering
 from muleteer.spec.snapshot import Snapshot
 from muleteer.telemetry.log import log
+from muleteer.wire.tls import server_context, tls_wanted
 
 _LINK_UP_POLL_S = 0.002
 _OWN = frozenset({"control", "http", "gateway"})
@@ -108,7 +109,9 @@ class Life:
                 self._application, self._statistics, aborts=self._aborts, secret=secret, strangers=strangers
             )
 
-        return await loop.create_server(steering, sock=sock)
+        context = server_context() if tls_wanted() else None
+        timeout_s = HELLO_S_MAX if context is not None else None
+        return await loop.create_server(steering, sock=sock, ssl=context, ssl_handshake_timeout=timeout_s)
 
     def _stopped(self) -> None:
         if self._stop.is_set():

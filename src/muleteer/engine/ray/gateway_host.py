@@ -23,6 +23,7 @@ from muleteer.supervise.kept import KeptProcess
 from muleteer.supervise.process import ProcessSpec
 from muleteer.supervise.sockets import listen_tcp
 from muleteer.wire.lines import encode_line
+from muleteer.wire.tls import server_context, tls_wanted
 
 HOST = "muleteer.engine.ray.gateway_host"
 _MARGIN_S = 2.0
@@ -66,7 +67,10 @@ class GatewayHost(Host):
         host = host_on(wish.host, config.address)
         self._http = listen_tcp(host, wish.port)
         shown = config.address if _any_address(host) else host
-        self._info = {"control": address_of(listener), "url": url_of(shown, wish.port)}
+        if tls_wanted():
+            server_context()  # what it would fail for again and again is said once
+        scheme = "tls" if tls_wanted() else "tcp"
+        self._info = {"control": address_of(listener, scheme), "url": url_of(shown, wish.port)}
         settings = {
             "name": config.id,
             "run_dir": config.folder,
