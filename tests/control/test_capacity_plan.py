@@ -60,6 +60,13 @@ def test_on_shared_cores_one_more_gains_nothing():
     assert found.problems == ()
 
 
+def test_more_replicas_than_a_backend_may_have_are_no_plan():
+    found = plan(Question(10**6, 0.1), workload())
+    (problem,) = found.problems
+    assert problem.startswith("a backend has at most 1024 replicas. In reach: "), problem
+    assert found.replicas > 1024, "what it would take"
+
+
 def test_a_target_below_the_service_names_one_in_reach():
     found = plan(Question(300, 0.01), workload())
     (problem,) = found.problems

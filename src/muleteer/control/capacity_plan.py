@@ -21,6 +21,7 @@ from muleteer.control.queueing import erlang_c
 from muleteer.control.sizing import (
     AIM,
     QUANTILE,
+    REPLICAS_MAX,
     BatchCurve,
     Response,
     Workload,
@@ -271,6 +272,9 @@ def _queue(workload: Workload, slots: int, batch_max: int, timeout_s: float) -> 
 def _problems(question: Question, workload: Workload, found: CapacityPlan, first_bytes: int) -> tuple[str, ...]:
     """What is not enough, and which number would be."""
     rate, target_s = question.rate, question.p99_s
+    if rate >= REPLICAS_MAX * workload.rate_max():
+        most = break_rate(workload, REPLICAS_MAX, target_s)
+        return (f"a backend has at most {REPLICAS_MAX} replicas. In reach: {format_rate(most)}",)
     if not needed(workload, rate, target_s).attainable:
         out_of_reach = (
             f"p99 {format_seconds(target_s)} is out of reach with any number of replicas: a call alone takes "
