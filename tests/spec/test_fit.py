@@ -99,3 +99,9 @@ def test_replicas_on_a_cluster_are_not_forked_from_one_another():
     assert misfit.message.startswith("preload does not go with engine ray: ")
     assert misfit.message.endswith("; use share: none")
     assert misfits(declared(share="preload")) == []
+
+
+@pytest.mark.parametrize("given", [{"cpu_budget": 2.0}, {"memory_budget": 1 << 30}, {"gpu_devices": "0"}])
+def test_a_budget_of_this_machine_says_nothing_about_a_cluster(given):
+    (misfit,) = misfits(Declared(server=ServerSettings(engine="ray", **given)))
+    assert str(misfit) == f"server.{next(iter(given))}: engine ray has what its cluster has free: leave it out"

@@ -53,6 +53,9 @@ def misfits_of_backend(name: str, settings: BackendSettings) -> Iterator[Misfit]
 def misfits_of_server(server: ServerSettings) -> Iterator[Misfit]:
     """What does not go together in the settings of the server."""
     if server.engine == "ray":
+        for name in ("cpu_budget", "memory_budget", "gpu_devices"):
+            if getattr(server, name) is not None:
+                yield Misfit(f"server.{name}", "engine ray has what its cluster has free: leave it out")
         return
     if server.ray_address is not None:
         yield Misfit("server.ray_address", "engine local uses no Ray cluster: set engine to ray, or leave it out")
