@@ -2,11 +2,14 @@
 
 import pytest
 
+from muleteer.control.allot import Allotter
+from muleteer.control.autoscale import Autoscaler
+from muleteer.control.fleet import Fleet
 from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, waits_for_place
 from muleteer.control.share import MEMORY_UNBOUND, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
 from muleteer.engine.ray.place import Node, View
-from muleteer.spec.settings import BackendSettings
+from muleteer.spec.settings import BackendSettings, BackendSpec, Replicas
 from muleteer.supervise.process import LastExit
 
 
@@ -38,20 +41,21 @@ def test_one_that_says_nothing_reserves_a_core():
 
 
 @pytest.mark.parametrize(
-    ("granted", "wanted", "waiting", "asked"),
+    ("granted", "wanted", "placed", "waiting", "asked"),
     [
-        (4, 4, 0, 4),  # there is room for all
-        (2, 6, 0, 6),  # none waits: all that are missing are asked for
-        (2, 9, 4, 6),  # four wait: no more, whatever the load
-        (2, 3, 4, 3),  # the load fell: what is wanted no more waits no more
-        (2, 2, 4, 2),
-        (5, 2, 0, 5),  # an update's surge stays
+        (4, 4, 4, 0, 4),  # there is room for all
+        (2, 6, 2, 0, 6),  # none waits: all that are missing are asked for
+        (2, 9, 2, 4, 6),  # four wait: no more, whatever the load
+        (3, 9, 2, 4, 6),  # nor where there seems to be room, in pieces
+        (2, 3, 2, 4, 3),  # the load fell: what is wanted no more waits no more
+        (2, 2, 2, 4, 2),
+        (5, 2, 2, 0, 5),  # an update's surge stays
+        (3, 9, 4, 0, 3),  # one is to give way: nothing is asked for
     ],
 )
-def test_what_waits_is_not_asked_for_twice(granted, wanted, waiting, asked):
-    found = asking(Grant("b", granted, "cpu", "no core is free"), wanted, waiting)
+def test_what_waits_is_not_asked_for_twice(granted, wanted, placed, waiting, asked):
+    found = asking(Grant("b", granted, "cpu", "no core is free"), wanted, placed, waiting)
     assert found.replicas == asked
-    assert ("wait for a place" in found.reason) == (asked > granted)
 
 
 def test_only_a_replica_without_a_place_waits_for_one():
@@ -64,3 +68,32 @@ def test_only_a_replica_without_a_place_waits_for_one():
     assert not waits_for_place(status("ready", "node_lost"))
     assert not waits_for_place(status("backoff", "import_error"))
     assert not waits_for_place(status("starting", None))
+
+
+def test_a_backend_grows_beyond_a_full_cluster_once_and_comes_back():
+    settings = BackendSettings(replicas=Replicas(1, 20), cpus=3.0)
+    fleet = Fleet("b", {})
+    fleet.declare(BackendSpec(name="b", target="m.py:M", base_dir="/", settings=settings))
+    nodes = [Node(str(n), f"10.0.0.{n}", True, {"CPU": 8.0}, {"CPU": 2.0}) for n in (1, 2)]
+    allotter = Allotter(lambda: View(tuple(nodes)).capacity(), Autoscaler())
+
+    def granted(wanted):
+        fleet.wanted = wanted
+        return allotter.allocate(0.0, {"b": fleet}).grants["b"].replicas
+
+    def observe(number, state, **more):
+        fleet.observe(ReplicaStatus(id=f"b-{number}", backend="b", generation=1, address="", state=state, **more), 0.0)
+
+    for number in range(1, 5):
+        observe(number, "ready", node=f"10.0.0.{number % 2 + 1}")
+    assert granted(4) == 4
+    assert granted(7) == 7, "three more are asked for, all at once"
+    for number in range(5, 8):
+        observe(number, "backoff", last_exit=LastExit(reason="unplaced"))
+    assert granted(12) == 7, "no more while those wait"
+    assert granted(5) == 5, "and two of them need not wait any longer"
+    nodes.append(Node("3", "10.0.0.3", True, {"CPU": 8.0}, {"CPU": 2.0}))
+    for number in (5, 6):
+        observe(number, "ready", node="10.0.0.3")
+    observe(7, "gone")
+    assert granted(9) == 9, "those that waited have a place: the others may be asked for"

@@ -156,8 +156,9 @@ class Allotter:
     def _asking(self, allocation: Allocation, fleets: Mapping[str, Fleet]) -> Allocation:
         grants = {}
         for name, grant in allocation.grants.items():
-            waiting = sum(waits_for_place(status) for status in fleets[name].serving())
-            grants[name] = asking(grant, fleets[name].wanted, waiting)
+            fleet = fleets[name]
+            waiting = sum(waits_for_place(status) for status in fleet.serving())
+            grants[name] = asking(grant, fleet.wanted, fleet.count() - waiting, waiting)
         return msgspec.structs.replace(allocation, grants=grants, refused={})
 
     def _demand(self, fleet: Fleet, budget: Budget, now: float) -> Demand:

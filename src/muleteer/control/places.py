@@ -46,20 +46,25 @@ def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved]) -> Budget:
     return Budget(memory, cores, gpus)
 
 
-def asking(grant: Grant, wanted: int, waiting: int) -> Grant:
+def asking(grant: Grant, wanted: int, placed: int, waiting: int) -> Grant:
     """The grant and what is asked for beyond it: a replica without a place is what makes the cluster grow.
 
     Args:
-        grant: what there is room for.
+        grant: what there is room for, were the nodes one; fewer than are placed where some are to give way.
         wanted: replicas in all.
-        waiting: those that have no place yet. While there are any no more are asked for, whatever the load: they would
-            wait for the same.
+        placed: those that have a place.
+        waiting: those that have none yet. While there are any no more are asked for, whatever the load: they would wait
+            for the same.
     """
-    if grant.replicas >= wanted:
+    there = placed + waiting
+    if waiting and grant.replicas >= placed:
+        count = max(placed, min(wanted, there))
+    elif grant.replicas >= wanted or grant.replicas < placed:
         return grant
-    beyond = min(waiting, wanted - grant.replicas) if waiting else wanted - grant.replicas
+    else:
+        count = wanted
+    if count <= placed:
+        return msgspec.structs.replace(grant, replicas=count)
     return msgspec.structs.replace(
-        grant,
-        replicas=grant.replicas + beyond,
-        reason=f"{grant.reason}; {beyond} more wait for a place in the cluster",
+        grant, replicas=count, reason=f"{grant.reason}; {count - placed} wait for a place in the cluster"
     )
