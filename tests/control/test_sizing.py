@@ -73,6 +73,13 @@ def test_replicas_beyond_the_cores_are_useless_and_said_to_be():
     assert "instead of" in one_more(workload(), 2, 80, 1.0, None)
 
 
+def test_where_none_runs_there_is_nothing_to_compare_with():
+    words = one_more(workload(), 0, 20, 1.0, None)
+    assert words.startswith("with 1: p99 "), words
+    assert "instead" not in words
+    assert "0 slots" not in queue_reason(100, 0, 0.02, 0.04, 30.0)
+
+
 def test_the_queue_bound_is_explained_in_its_own_numbers():
     assert "1,950" not in queue_reason(195, 2, 0.02, 0.05, 2.0)
     assert queue_reason(195, 2, 0.02, 0.05, 2.0).startswith("195 may wait: of the deadline of 2s, 50ms are kept")

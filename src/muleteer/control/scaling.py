@@ -181,9 +181,7 @@ class Sizer:
         held = _held(self._wanted, seen.now, wanted.replicas, hold_s)
         if held > wanted.replicas:
             now = wanted.why
-            wanted = _Wanted(
-                held, "hold", lambda: f"{held} were needed less than {format_seconds(hold_s)} ago; now: {now()}"
-            )
+            wanted = _Wanted(held, "hold", lambda: f"{held} were needed less than {_time(hold_s)} ago; now: {now()}")
         wanted = self._kept(seen, wanted, workload.startup_s)
         useful = None
         if room.cores is not None and workload.cpu_s:
@@ -245,7 +243,7 @@ class Sizer:
             return "0: no calls come"
         trend = f", {forecast.trend:+.2g}/s per second" if forecast.trend else ""
         bursts = f", bursts {forecast.dispersion:.2g} times as uneven as chance" if forecast.dispersion > 1.5 else ""
-        ahead = format_seconds(workload.startup_s)
+        ahead = _time(workload.startup_s)
         said = f"{forecast.rate:.3g} calls/s{trend}{bursts}, planned for {rate:.3g}/s in {ahead}"
         if not need.attainable:
             return (
@@ -298,6 +296,10 @@ def _held(line: deque[tuple[float, int]], now: float, value: int, hold_s: float)
     while line[0][0] < now - hold_s:
         line.popleft()
     return line[0][1]
+
+
+def _time(seconds: float) -> str:
+    return format_seconds(float(f"{seconds:.3g}"))
 
 
 def _cores_reason(workload: Workload, room: Room) -> str:

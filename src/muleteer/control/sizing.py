@@ -187,6 +187,8 @@ def one_more(workload: Workload, replicas: int, rate: float, arrival_scv: float,
         )
     if math.isinf(then.p99_s):
         return f"with {replicas + 1}: still too few, {then.utilisation * 100:.0f} % of their capacity is asked for"
+    if not replicas:
+        return f"with 1: p99 {format_seconds(then.p99_s)}, {then.utilisation * 100:.0f} % busy{memory}"
     before = "without bound" if math.isinf(now.p99_s) else format_seconds(now.p99_s)
     return (
         f"with {replicas + 1}: p99 {format_seconds(then.p99_s)} instead of {before}, "
@@ -202,7 +204,7 @@ def queue_reason(bound: int, slots: int, mean_s: float, p99_s: float, deadline_s
             f"{format_seconds(deadline_s)}"
         )
     wait_s = deadline_s - p99_s
-    line = "1 slot takes" if slots == 1 else f"{slots} slots take"
+    line = "1 slot takes" if slots == 1 else f"{slots} slots take" if slots else "the slots that come take"
     return (
         f"{bound} may wait: of the deadline of {format_seconds(deadline_s)}, {format_seconds(p99_s)} are kept for the "
         f"call itself (p99); in the other {format_seconds(float(f'{wait_s:.3g}'))} {line} {bound} calls of "
