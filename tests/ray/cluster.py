@@ -210,9 +210,10 @@ def _free_ports() -> tuple[int, int]:
 class BridgeProcess:
     """The bridge as the supervisor starts it, without the supervisor."""
 
-    def __init__(self, cluster: RayCluster, folder: Path) -> None:
+    def __init__(self, cluster: RayCluster, folder: Path, **config: float) -> None:
         self.path = str(folder / "engine.sock")
         self._cluster = cluster
+        self._config = json.dumps({"address": cluster.address, **config})
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
         self._listener.listen(16)
@@ -223,7 +224,7 @@ class BridgeProcess:
         self._control, theirs = socket.socketpair()
         fds = {"control": theirs.fileno(), "engine": self._listener.fileno()}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "muleteer.engine.ray", json.dumps({"address": self._cluster.address})],
+            [sys.executable, "-P", "-m", "muleteer.engine.ray", self._config],
             env={**self._cluster.environment, "MULETEER_FDS": json.dumps(fds)},
             pass_fds=tuple(fds.values()),
             stdin=subprocess.DEVNULL,

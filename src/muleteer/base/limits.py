@@ -189,6 +189,12 @@ RAY_LOOK_S = _seconds("ray_look_s", 2.0, "how often nodes and free resources are
 RAY_PENDING_S = _seconds(
     "ray_pending_s", 1.0, "an actor that is not placed after so long is said to wait, and for what"
 )
+RAY_ORPHAN_S = _seconds(
+    "ray_orphan_s",
+    24 * 3600.0,
+    "a replica on a cluster waits so long for a server to come back, a night's outage included, then its resources are "
+    "free again",
+)
 
 # supervision
 BACKOFF_FIRST_S = _seconds("backoff_first_s", 0.5, "first pause after a start that failed")

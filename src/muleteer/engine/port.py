@@ -47,8 +47,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What was last observed of one replica.
 
     Attributes:
-        address: `unix:/path`, `tcp:host:port` or `tls:host:port`, empty until a place was found; may be dialled before it
-            is ready.
+        address: `unix:/path`, `tcp:host:port` or `tls:host:port`, empty until a place was found; may be dialled
+            before it is ready.
         pid: of the process that lives now, on this host; None between two lives, or where it is elsewhere.
         restarts: lives after the first.
         since_s: seconds in this state when it was told.

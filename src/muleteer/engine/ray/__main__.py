@@ -11,6 +11,7 @@ import sys
 import msgspec
 
 from muleteer.base.clock import MonotonicClock
+from muleteer.base.limits import RAY_ORPHAN_S
 from muleteer.engine.ray.bridge import Bridge
 from muleteer.engine.ray.cluster import Cluster, Hung
 from muleteer.engine.ray.host import machine
@@ -23,10 +24,13 @@ _LAST_WORD_S = 0.5
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the command line holds. `address`: None: as Ray finds one. `private`: folders that are never uploaded."""
+    """What the command line holds. `address`: None: as Ray finds one. `private`: folders that are never uploaded.
+    `orphan_s`: actors end when no server has watched them for so long.
+    """
 
     address: str | None = None
     private: tuple[str, ...] = ()
+    orphan_s: float = RAY_ORPHAN_S
 
 
 def main() -> None:
@@ -56,7 +60,7 @@ async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sockets["control"])
     bridge = Bridge(
         sockets[ENGINE],
-        Cluster(config.address, config.private),
+        Cluster(config.address, config.private, orphan_s=config.orphan_s),
         machine=machine(),
         clock=MonotonicClock(),
         on_joined=take_signals,

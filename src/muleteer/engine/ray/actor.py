@@ -16,12 +16,15 @@ import threading
 import time
 import uuid
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 HOST = "muleteer.engine.ray.host"
 WATCH_S = 5.0
 """How long `watch` waits for something new; then it says that there is nothing."""
+LEAVE_S = 60.0
+"""For a host to answer what it has, when the actor ends itself."""
 ROWS_KEPT = 100
 TAIL_BYTES = 4096
 
@@ -31,7 +34,8 @@ class Keeper:
 
     Args:
         config: what the host is told, as JSON: `request`, `secret`, `version`, `shipped` (the model's folder is this
-            actor's working directory). `module`: that of another host, which keeps something else.
+            actor's working directory). `module`: that of another host, which keeps something else. `orphan_s`: it ends
+            when nobody has watched for so many seconds.
     """
 
     def __init__(self, config: str) -> None:
@@ -48,7 +52,11 @@ class Keeper:
         self._changed = threading.Condition()
         self._rows: deque[tuple[float, dict[str, Any]]] = deque(maxlen=ROWS_KEPT)
         self._count = 0
+        self._watchers = 0
+        self._watched_s = time.monotonic()
         self._start()
+        lease = (context.current_actor, self._config["orphan_s"])
+        threading.Thread(target=self._end_when_forsaken, args=lease, daemon=True).start()
 
     def watch(self, life: str, seen: int) -> str:
         """JSON: the rows after the first `seen` of this `life`, all of them if the caller knows another life; waits for
@@ -57,7 +65,10 @@ class Keeper:
         with self._changed:
             if life != self._life:
                 seen = 0
+            self._watchers += 1
             self._changed.wait_for(lambda: self._count > seen, timeout=WATCH_S)
+            self._watchers -= 1
+            self._watched_s = time.monotonic()
             rows = list(self._rows)[max(0, len(self._rows) - (self._count - seen)) :]
             now = time.monotonic()
             told = [{**row, "since_s": row.get("since_s", 0.0) + now - at} for at, row in rows]
@@ -107,6 +118,25 @@ class Keeper:
         errors.start()
         threading.Thread(target=self._read_rows, args=(self._host, errors, tail), daemon=True).start()
         self.order(json.dumps({**self._config, "folder": folder, "address": self._node["address"]}))
+
+    def _end_when_forsaken(self, me: Any, orphan_s: float) -> None:
+        """Every `watch` says that a server lives. Without one for so long, nobody else will ever end this actor."""
+        import ray
+
+        while (rest_s := orphan_s - self._forsaken_s()) > 0:
+            time.sleep(min(rest_s, WATCH_S))
+        print(f"muleteer: no server has asked for {orphan_s:g} s, so this actor ends", file=sys.stderr, flush=True)
+        self.order(json.dumps({"type": "stop"}))
+        with suppress(subprocess.TimeoutExpired):
+            self._host.wait(LEAVE_S)
+        while True:
+            with suppress(ray.exceptions.RayError, RuntimeError):  # only the head can end an actor for good: it is away
+                ray.kill(me, no_restart=True)
+            time.sleep(WATCH_S)
+
+    def _forsaken_s(self) -> float:
+        with self._changed:
+            return 0.0 if self._watchers else time.monotonic() - self._watched_s
 
     def _read_rows(self, host: subprocess.Popen[bytes], errors: threading.Thread, tail: deque[str]) -> None:
         assert host.stdout is not None

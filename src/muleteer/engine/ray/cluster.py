@@ -18,7 +18,7 @@ import msgspec
 
 from muleteer import __version__
 from muleteer.base.errors import MuleteerError, UsageError
-from muleteer.base.limits import RAY_CALL_S, RAY_CONNECT_S
+from muleteer.base.limits import RAY_CALL_S, RAY_CONNECT_S, RAY_ORPHAN_S
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray import actor
 from muleteer.engine.ray.place import Node, View, actor_options
@@ -63,11 +63,13 @@ class Cluster:
     Args:
         address: as `ray.init` takes it; None: `RAY_ADDRESS`, else a cluster that runs on this machine.
         private: folders that are never uploaded, wherever they lie.
+        orphan_s: actors end when no server has watched them for so long.
     """
 
-    def __init__(self, address: str | None, private: Sequence[str] = ()) -> None:
+    def __init__(self, address: str | None, private: Sequence[str] = (), *, orphan_s: float = RAY_ORPHAN_S) -> None:
         self.address = address if address is not None else "auto"
         self._private = private
+        self._orphan_s = orphan_s
         self._threads = ThreadPoolExecutor(_THREADS, "muleteer-ray")
 
     async def connect(self) -> None:
@@ -98,7 +100,9 @@ class Cluster:
         """The actor that keeps `request`, placed or not; one of its name that exists is it. Raises Refused,
         Unreachable.
         """
-        return await self._call(partial(_create, request, secret, instance, self._private), RAY_CONNECT_S)
+        return await self._call(
+            partial(_create, request, secret, instance, self._private, self._orphan_s), RAY_CONNECT_S
+        )
 
     async def here(self) -> str | None:
         """The node that we run on; None through ray://. Raises Unreachable."""
@@ -108,7 +112,7 @@ class Cluster:
         """The actor of this name on that node and no other, with a host of its own (see `actor.Keeper`); one that
         exists is it. Raises Refused, Unreachable.
         """
-        return await self._call(partial(_create_on, node, name, config), RAY_CONNECT_S)
+        return await self._call(partial(_create_on, node, name, {**config, "orphan_s": self._orphan_s}), RAY_CONNECT_S)
 
     async def kill(self, handle: Any) -> None:
         """End it for good, placed or not. Raises Unreachable."""
@@ -247,7 +251,7 @@ def _find(instance: str) -> dict[str, Any]:
     return found
 
 
-def _create(request: ReplicaRequest, secret: str, instance: str, private: Sequence[str]) -> Any:
+def _create(request: ReplicaRequest, secret: str, instance: str, private: Sequence[str], orphan_s: float) -> Any:
     import ray
 
     runtime_env, shipped = _runtime_env(request, private)
@@ -256,6 +260,7 @@ def _create(request: ReplicaRequest, secret: str, instance: str, private: Sequen
         "request": msgspec.to_builtins(request),
         "secret": secret,
         "shipped": shipped,
+        "orphan_s": orphan_s,
     }
     options = actor_options(request.settings)
     remote = ray.remote(actor.Keeper)

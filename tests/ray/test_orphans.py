@@ -1,0 +1,77 @@
+"""A server that never comes back: what it left on the cluster ends by itself, and not before its time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from bench.server import wait_until
+from muleteer.engine.port import ReplicaRequest
+from muleteer.engine.ray.engine import RayEngine
+from muleteer.spec.settings import BackendSettings
+from tests.ray.cluster import BridgeProcess
+from tests.ray.served import alive, parent
+
+KEY = b"orphans"
+LEASE_S = 3.0
+MODEL = "class Model:\n    def predict(self):\n        return 1\n"
+
+
+@asynccontextmanager
+async def engine_of(bridge):
+    engine = RayEngine(bridge.path, KEY, lambda _problem: None)
+    try:
+        async with asyncio.timeout(60):
+            yield engine, await engine.open()
+    finally:
+        engine.close()
+
+
+async def start(engine, folder):
+    """Its process, once it is ready."""
+    engine.start(
+        ReplicaRequest(
+            id="orphan-1",
+            backend="orphan",
+            generation=1,
+            fingerprint="f",
+            target="model.py:Model",
+            base_dir=str(folder),
+            settings=BackendSettings(),
+        )
+    )
+    async for status in engine.changes():
+        if status.state == "ready":
+            return status.pid
+    raise AssertionError("the engine was closed")
+
+
+def test_an_actor_ends_itself_when_no_server_asks_for_it_any_more(cluster, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "model.py").write_text(MODEL)
+    bridge = BridgeProcess(cluster, tmp_path, orphan_s=LEASE_S)
+
+    async def while_there_is_a_server():
+        async with engine_of(bridge) as (engine, found):
+            assert found == ()
+            pid = await start(engine, tmp_path / "code")
+            await asyncio.sleep(LEASE_S + 1)  # nothing is to happen in this time
+            return pid
+
+    async def found_by_the_next():
+        async with engine_of(bridge) as (_, found):
+            return found
+
+    try:
+        model = asyncio.run(while_there_is_a_server())
+        actor = parent(parent(model))
+        assert alive(model)
+        bridge.kill()
+        wait_until(lambda: not alive(model) and not alive(actor), "the actor ends, with its model", seconds=30)
+        logs = cluster.folder / "session_latest" / "logs"
+        said = [file.name for file in logs.glob("*.err") if "no server has asked for 3 s" in file.read_text()]
+        assert said
+        bridge.start()
+        assert asyncio.run(found_by_the_next()) == (), "Ray has started it anew"
+    finally:
+        bridge.close()
