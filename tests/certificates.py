@@ -8,9 +8,11 @@ def authority(folder, name="authority"):
     return _new(folder / name, "-subj", f"/CN={name}")
 
 
-def certificate(folder, name, signer):
-    """One of `signer`; returns the variables by which Ray is told of it."""
-    own = _new(folder / name, "-subj", f"/CN={name}", "-CA", f"{signer}.crt", "-CAkey", f"{signer}.key")
+def certificate(folder, name, signer, hosts=("127.0.0.1",)):
+    """One of `signer`, for these addresses; returns the variables by which Ray is told of it."""
+    names = "subjectAltName=" + ",".join(f"IP:{host}" for host in hosts)
+    by = ("-CA", f"{signer}.crt", "-CAkey", f"{signer}.key", "-addext", names)
+    own = _new(folder / name, "-subj", f"/CN={name}", *by)
     return {
         "RAY_USE_TLS": "1",
         "RAY_TLS_SERVER_CERT": f"{own}.crt",
