@@ -24,10 +24,10 @@ GOOD = [
     one_backend() + "endpoints:\n  e: {route: /x/y, backend: b, shadow: {backend: b, percent: 1, tolerance: 1e-3}}",
     "server: {port: 0, debug: true, grace: 1min}",
     one_backend(", replicas: {min: 0, max: 8}, slo: {p99: 100ms}, batch: off, batch_max: 32, batch_wait: 2ms"),
+    one_backend(", replicas: null, slo: none, cpus: 0.5, memory: 2GiB, gpus: 0.25, share: none, weight: 2, idle: 5min"),
     one_backend(
-        ", replicas: null, slo: none, cpus: 0.5, memory: 2GiB, gpus: 0.25, share: preload, weight: 2, idle: 5min"
+        ", replicas: auto, share: preload, slo: {p99: 1}, cpus: auto, memory: null, batch_max: auto, idle: auto"
     ),
-    one_backend(", replicas: auto, slo: {p99: 1}, cpus: auto, memory: null, batch_max: auto, idle: auto"),
     "server: {engine: ray, ray_address: auto, gateways: every_node, cpu_budget: 3.5, memory_budget: 8GiB, gpu_devices: 0}",
     "server: {gateways: 2, gpu_devices: '0,1', cpu_budget: auto}",
 ]
