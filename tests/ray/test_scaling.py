@@ -34,7 +34,7 @@ def test_what_has_no_place_waits_and_is_taken_back(rig, cluster):
     assert all("waits for a node with 3 CPUs free" in each["message"] for each in waiting)
     (backend,) = rig.status()["backends"]
     assert backend["state"] == "degraded"
-    load = rig.load(150, 4.0)
+    load = rig.load(40, 4.0, deadline_s=15.0)  # what the one that is left can bear
     assert rig.command("scale", "Mule", "1", "--no-wait").returncode == 0
     rig.wait_rows(lambda rows: states(rows) == ["ready"], "one is left", 30)
     assert_all_answered(load)
