@@ -149,9 +149,9 @@ def test_one_that_is_deaf_to_the_dump_is_killed(tree, make, controller):
     assert time.monotonic() - asked < 5
 
 
-def test_any_child_may_ask_for_an_abort_and_an_unknown_process_goes_to_the_controller(tree, make, controller):
-    controller_first = controller.spec
-    started = tree(controller_first, make.child("m-1", "faulthandler", "ready", "spin"))
+def test_any_child_may_ask_for_an_abort_and_one_of_an_unknown_process_goes_to_who_takes_them(tree, make, controller):
+    taker = msgspec.structs.replace(controller.spec, takes_aborts=True)
+    started = tree(taker, make.child("m-1", "faulthandler", "ready", "spin"))
     controller.accept()
     controller.hear("process", "m-1", "ready")
     pid = started.wait("Ready", "m-1") and next(e["pid"] for e in started.events if e.get("id") == "m-1" and "pid" in e)

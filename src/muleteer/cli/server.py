@@ -236,6 +236,7 @@ def _ray_bridge(server: ServerSettings) -> ProcessSpec:
         sockets={"engine": f"unix:{server.run_dir}/ray.sock"},
         grace_s=server.grace + _MARGIN_RAY_S,
         stop_rank=1,
+        takes_aborts=True,
     )
 
 

@@ -224,10 +224,8 @@ class ControlProcess:
 
     def _receive(self, message: dict[str, Any]) -> None:
         self._engine.receive(message)
-        rows = message.get("processes") if message["type"] == "processes" else [message.get("process")]
-        for row in rows or ():
-            if not isinstance(row, dict):
-                continue  # an `abort` for a replica of another engine
+        rows = message["processes"] if message["type"] == "processes" else [message["process"]]
+        for row in rows:
             process = msgspec.convert(row, ProcessStatus)
             if "backend" in process.labels:
                 continue

@@ -40,6 +40,7 @@ class ProcessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         cwd: where it starts; None: where the supervisor did.
         template: it is forked from that process and gets `argv` from it as a message, instead of being executed.
         forks: it is a template itself, and gets a socket `fork` on which it is asked for children.
+        takes_aborts: it knows processes elsewhere: an `abort` for an id that the supervisor does not know goes to it.
     """
 
     id: str
@@ -56,6 +57,7 @@ class ProcessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     cwd: str | None = None
     template: Template | None = None
     forks: bool = False
+    takes_aborts: bool = False
 
 
 class LastExit(msgspec.Struct, frozen=True, kw_only=True):

@@ -272,7 +272,7 @@ class Supervisor:
 
     def _on_request(self, sender: KeptProcess, request: Request) -> None:
         if isinstance(request, messages.Abort):
-            self._abort(sender, request)
+            self._abort(request)
             return
         if sender.spec.id != CONTROLLER:
             raise WireError(f"only the controller may ask for {type(request).__name__.lower()}")
@@ -292,12 +292,14 @@ class Supervisor:
         else:
             process.retry()
 
-    def _abort(self, sender: KeptProcess, request: messages.Abort) -> None:
+    def _abort(self, request: messages.Abort) -> None:
         process = self._table.get(request.process)
         if process is not None:
             process.abort(request.pid, request.reason)
-        elif sender.spec.id != CONTROLLER and CONTROLLER in self._table:
-            self._table[CONTROLLER].send(request)  # a replica that another engine started
+            return
+        for each in self._table.values():  # a replica that another engine started
+            if each.spec.takes_aborts:
+                each.send(request)
 
     # the end
 

@@ -11,11 +11,11 @@ import sys
 import msgspec
 
 from muleteer.base.clock import MonotonicClock
-from muleteer.base.limits import RAY_ORPHAN_S
+from muleteer.base.limits import CONTROL_LINE_BYTES_MAX, RAY_ORPHAN_S
 from muleteer.engine.ray.bridge import Bridge
 from muleteer.engine.ray.cluster import Cluster, Hung
 from muleteer.engine.ray.host import machine
-from muleteer.wire.lines import encode_line
+from muleteer.wire.lines import LineDecoder, encode_line
 
 ENGINE = "engine"
 """Name of the listening socket in MULETEER_FDS."""
@@ -66,7 +66,7 @@ async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
         on_joined=take_signals,
         notice=lambda text: writer.write(encode_line({"type": "notice", "text": text})),
     )
-    asyncio.ensure_future(_leave_with(reader))  # noqa: RUF006  it ends this process
+    asyncio.ensure_future(_follow_supervisor(reader, bridge))  # noqa: RUF006  it ends this process
     serving = asyncio.ensure_future(bridge.run())
     take_signals()
     writer.write(encode_line({"type": "ready", "info": {}}))
@@ -79,10 +79,13 @@ async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
         await bridge.stop_all()
 
 
-async def _leave_with(reader: asyncio.StreamReader) -> None:
-    """The end of the supervisor is ours; the replicas stay for a server that comes back."""
-    while await reader.read(4096):
-        pass
+async def _follow_supervisor(reader: asyncio.StreamReader, bridge: Bridge) -> None:
+    """Take its aborts. Its end is ours; the replicas stay for a server that comes back."""
+    lines = LineDecoder(CONTROL_LINE_BYTES_MAX)
+    while data := await reader.read(4096):
+        for message in lines.feed(data):
+            if message["type"] == "abort":
+                bridge.abort(message["process"], message["pid"], message["reason"])
     os._exit(70)
 
 

@@ -92,6 +92,12 @@ class Bridge:
             await self._gateways.stop()
         await asyncio.gather(*(placed.stop(self._grace_s.get(id, 0.0)) for id, placed in list(self._table.items())))
 
+    def abort(self, id: str, pid: int, reason: str) -> None:
+        """Have the process of that replica killed with a stack dump, if it still is that pid."""
+        placed = self._table.get(id)
+        if placed is not None:
+            self._do(placed.abort(pid, reason))
+
     # Ray
 
     async def _join(self) -> None:

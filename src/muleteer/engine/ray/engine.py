@@ -63,7 +63,7 @@ class RayEngine:
         return self._nodes
 
     def receive(self, message: dict[str, Any]) -> None:
-        """One message of the supervisor: an `abort` for a process that it does not have."""
+        """One message: an `abort` by a gateway of another node. Those of ours go from the supervisor to the bridge."""
         if message["type"] == "abort" and message["process"] in self._replicas:
             self._send({"type": "abort", "id": message["process"], "pid": message["pid"], "reason": message["reason"]})
 
