@@ -110,9 +110,19 @@ def test_a_refusal_says_when_to_come_back() -> None:
     assert found.refused["b"].retry_s is None
 
 
+def test_a_caller_waits_a_moment_for_one_that_works_to_be_done() -> None:
+    held = [holds("a", busy=True, idle_s=0.0), holds("b", busy=True, idle_s=0.0), holds("c", busy=True, idle_s=0.0)]
+    rest = [wants("a", least=1), wants("b"), wants("c", waited_s=0.1)]
+    come = allocate([wants("new", waited_s=0.1), *rest], held, machine(3))
+    assert come.refused == {}, "b may be idle in a moment"
+    assert come.victims == (), "and is not ended before"
+    stayed = allocate([wants("new", waited_s=2.0), *rest], held, machine(3))
+    assert set(stayed.refused) == {"new"}, "b does not rest"
+
+
 def test_those_who_would_wait_for_the_same_room_for_too_long_are_refused() -> None:
     held = [holds("a", ready_s=2.0), holds("b", ready_s=0.0)]
-    asleep = [wants(name, waited_s=waited) for name, waited in (("x", 3.0), ("y", 2.0), ("z", 1.0))]
+    asleep = [wants(name, waited_s=waited) for name, waited in (("x", 4.0), ("y", 3.0), ("z", 2.0))]
     found = allocate([wants("a", startup_s=2.0), wants("b", startup_s=2.0), *asleep], held, machine(2))
     assert set(found.refused) == {"z"}, "there is room for two of them within seconds"
     held[1] = msgspec.structs.replace(held[1], busy=True)

@@ -30,6 +30,8 @@ from muleteer.spec.units import format_bytes
 
 ROOM_S_MAX = 5.0
 """Calls wait this long for room, beside the start itself; whoever waits more is better told to come back."""
+REST_S = 1.0
+"""One that works now is expected to be idle this soon: a caller waits so long for it to be, and no longer."""
 RECENT_S = 5.0
 """A backend counts as used for so long after its last call: what it holds is its fair share then."""
 CORES_OVER = 1.05
@@ -198,9 +200,11 @@ class _Machine:
     def refusals(self, line: Iterable[Demand]) -> dict[str, Refusal]:
         """Who has nothing and gets nothing soon enough; `line`: all, in their order."""
         found, ahead = {}, 0
-        soon = self._soon("")
+        idle = self._soon("")
+        resting = sorted([*idle, *self._resting()])
         for demand in line:
             name = demand.backend
+            soon = resting if 0 < demand.waited_s <= REST_S else idle
             if self._granted[name] or name in self._expecting or name not in self._held:
                 continue
             if not self._fits(demand):
@@ -242,6 +246,17 @@ class _Machine:
                 found[each.replica] = each
         ended = (_Room(self._residence_left_s(each), each.counted_bytes, each.gpus) for each in found.values())
         return sorted([*measured, *ended])
+
+    def _resting(self) -> list[_Room]:
+        """What there could be once those that work on a call, and have no more that wait, are done with it."""
+        return [
+            _Room(max(REST_S, self._residence_left_s(each)), each.counted_bytes, each.gpus)
+            for each in self._staying.values()
+            if each.state == "ready"
+            and each.busy
+            and not self._within_least(each)
+            and not self._demands[each.backend].waiting
+        ]
 
     def _limit(self, demand: Demand) -> tuple[str, str] | None:
         """What keeps one more of it from starting now."""
