@@ -1,5 +1,8 @@
 """All that is said to Ray. Each call runs in a thread and has a deadline, so a Ray that hangs holds nobody up; what it
 raises becomes one of four words. Must not know what a replica's rows mean.
+
+While the head is away every call that asks it hangs until it is back, and keeps its thread; those to actors do not. So
+these have threads of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from muleteer.base.errors import MuleteerError, UsageError
 from muleteer.base.limits import RAY_CALL_S, RAY_CONNECT_S, RAY_ORPHAN_S
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray import actor
+from muleteer.engine.ray.lane import Lane
 from muleteer.engine.ray.place import Node, View, actor_options
 from muleteer.spec.ray_options import ray_options
 from muleteer.wire.tls import client_context, tls_wanted
@@ -70,7 +73,8 @@ class Cluster:
         self.address = address if address is not None else "auto"
         self._private = private
         self._orphan_s = orphan_s
-        self._threads = ThreadPoolExecutor(_THREADS, "muleteer-ray")
+        self._head = Lane("ray-head", _THREADS)
+        self._actors = Lane("ray-actors", _THREADS)
 
     async def connect(self) -> None:
         """Join it. Raises Unreachable, or Hung: Ray's library is in the middle of it and cannot be asked again."""
@@ -79,10 +83,8 @@ class Cluster:
                 client_context()  # gateways need it, and Ray's library would end this process for want of a file
             except UsageError as error:
                 raise Unreachable(str(error)) from None
-        loop = asyncio.get_running_loop()
-        joining = loop.run_in_executor(self._threads, _guarded, partial(_init, self.address))
         try:
-            await asyncio.wait_for(joining, RAY_CONNECT_S)
+            await self._head.call(partial(_guarded, partial(_init, self.address)), RAY_CONNECT_S)
         except TimeoutError:
             raise Hung(f"no answer within {RAY_CONNECT_S:g} s: is it there, and does RAY_AUTH_TOKEN fit?") from None
 
@@ -122,21 +124,23 @@ class Cluster:
         """The answer to come of `Keeper.watch`; without a deadline, as the actor may be waiting for a place. The future
         raises Unavailable or Dead. Raises Unreachable.
         """
-        return asyncio.ensure_future(_settled(await self._call(lambda: handle.watch.remote(life, seen).future())))
+        answer = await self._call(lambda: handle.watch.remote(life, seen).future(), lane=self._actors)
+        return asyncio.ensure_future(_settled(answer))
 
     async def order(self, handle: Any, order: dict[str, Any]) -> None:
         """Tell the host of this actor. Raises Unavailable, Dead, Unreachable."""
         line = msgspec.json.encode(order).decode()
-        answer = await self._call(lambda: handle.order.remote(line).future())
+        answer = await self._call(lambda: handle.order.remote(line).future(), lane=self._actors)
         try:
             await asyncio.wait_for(_settled(answer), RAY_CALL_S)
         except TimeoutError:
             raise Unavailable(f"its actor did not answer within {RAY_CALL_S:g} s") from None
 
-    async def _call(self, ask: Callable[[], _Found], deadline_s: float = RAY_CALL_S) -> _Found:
-        loop = asyncio.get_running_loop()
+    async def _call(
+        self, ask: Callable[[], _Found], deadline_s: float = RAY_CALL_S, *, lane: Lane | None = None
+    ) -> _Found:
         try:
-            return await asyncio.wait_for(loop.run_in_executor(self._threads, _guarded, ask), deadline_s)
+            return await (lane or self._head).call(partial(_guarded, ask), deadline_s)
         except TimeoutError:
             raise Unreachable(f"Ray at {self.address} did not answer within {deadline_s:g} s") from None
 
