@@ -6,6 +6,7 @@ from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.fleet import Fleet
 from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, waits_for_place
+from muleteer.control.reconcile import Plan
 from muleteer.control.share import MEMORY_UNBOUND, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
 from muleteer.engine.ray.place import Node, View
@@ -97,3 +98,21 @@ def test_a_backend_grows_beyond_a_full_cluster_once_and_comes_back():
         observe(number, "ready", node="10.0.0.3")
     observe(7, "gone")
     assert granted(9) == 9, "those that waited have a place: the others may be asked for"
+
+
+def test_an_update_on_a_full_cluster_gives_way_instead_of_waiting_for_a_place_that_never_comes():
+    settings = BackendSettings(replicas=Replicas(2, 2), cpus=1.0)
+    fleet = Fleet("b", {})
+    fleet.declare(BackendSpec(name="b", target="m.py:M", base_dir="/", settings=settings))
+    for number in (1, 2):
+        fleet.observe(ReplicaStatus(id=f"b-{number}", backend="b", generation=1, address="", state="ready"), 0.0)
+    fleet.declare(BackendSpec(name="b", target="new.py:M", base_dir="/", settings=settings))
+    fleet.wanted = 2
+
+    def plan(*free):
+        nodes = tuple(Node(f"{n}", f"10.0.0.{n}", True, {"CPU": 2.0}, {"CPU": cpus}) for n, cpus in enumerate(free))
+        fleet.allot(Allotter(View(nodes).capacity, Autoscaler()).allocate(0.0, {"b": fleet}), waiting=False)
+        return fleet.plan()
+
+    assert plan(0.0, 1.0) == Plan(start=1), "there is room: the new one first"
+    assert plan(0.5, 0.5) == Plan(drain=("b-1",)), "none of both has room for a whole one"

@@ -18,7 +18,7 @@ from muleteer.control.fleet import Fleet, Observed
 from muleteer.control.ledger import LEAST, Ledger, Reservation, budget_of
 from muleteer.control.measure import Cpu
 from muleteer.control.meter import Meter
-from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, waits_for_place
+from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, surge_has_place, waits_for_place
 from muleteer.control.proc import Usage
 from muleteer.control.scaling import UNKNOWN_START_S
 from muleteer.control.share import Budget
@@ -140,7 +140,7 @@ class Allotter:
         ]
         allocation = allocate(demands, holdings, budget)
         if self._reserves:
-            return self._asking(allocation, fleets)
+            return self._asking(allocation, fleets, capacity)
         if budget.memory_bytes < LEAST and demands:
             whole, own = format_bytes(capacity.memory_bytes or 0), format_bytes(self._own_bytes)
             problem = f"nothing fits: of {whole} for the whole server, its own processes hold {own}"
@@ -153,13 +153,19 @@ class Allotter:
                 each = reserved(fleet.backend.spec.settings)
                 yield from (each for status in fleet.statuses() if status.node and not waits_for_place(status))
 
-    def _asking(self, allocation: Allocation, fleets: Mapping[str, Fleet]) -> Allocation:
-        grants = {}
+    def _asking(self, allocation: Allocation, fleets: Mapping[str, Fleet], capacity: Capacity) -> Allocation:
+        grants, drain_first = {}, set(allocation.drain_first)
         for name, grant in allocation.grants.items():
             fleet = fleets[name]
             waiting = sum(waits_for_place(status) for status in fleet.serving())
-            grants[name] = asking(grant, fleet.wanted, fleet.count() - waiting, waiting)
-        return msgspec.structs.replace(allocation, grants=grants, refused={})
+            asked = asking(grant, fleet.wanted, fleet.count() - waiting, waiting)
+            backend = fleet.backend
+            if backend is not None and fleet.outdated() and not surge_has_place(backend.spec.settings, capacity):
+                drain_first.add(name)
+                asked = msgspec.structs.replace(asked, replicas=min(asked.replicas, fleet.wanted))
+            grants[name] = asked
+        drained = frozenset(drain_first)
+        return msgspec.structs.replace(allocation, grants=grants, refused={}, drain_first=drained)
 
     def _demand(self, fleet: Fleet, budget: Budget, now: float) -> Demand:
         assert fleet.backend is not None

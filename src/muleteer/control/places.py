@@ -46,6 +46,11 @@ def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved]) -> Budget:
     return Budget(memory, cores, gpus)
 
 
+def surge_has_place(settings: BackendSettings, capacity: Capacity) -> bool:
+    """Whether an update may start a replica before it stops another: one without a place would hold it up for ever."""
+    return reserved(settings).cores <= capacity.most_cpus
+
+
 def asking(grant: Grant, wanted: int, placed: int, waiting: int) -> Grant:
     """The grant and what is asked for beyond it: a replica without a place is what makes the cluster grow.
 

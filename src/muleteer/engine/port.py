@@ -85,6 +85,7 @@ class Capacity(msgspec.Struct, frozen=True):
             user, and is to be taken as it is.
         available_cpus, available_gpus: what nobody has reserved, of a cluster where each replica reserves what it
             declares, memory too; None: nothing is reserved.
+        most_cpus: of the available ones, the most that one node has.
     """
 
     cpus: float
@@ -93,6 +94,7 @@ class Capacity(msgspec.Struct, frozen=True):
     available_bytes: int | None = None
     available_cpus: float | None = None
     available_gpus: float | None = None
+    most_cpus: float = 0.0
 
 
 class EngineStatistics(msgspec.Struct, frozen=True):

@@ -62,6 +62,7 @@ class View(msgspec.Struct, frozen=True):
             int(free["memory"]),
             free["CPU"],
             free["GPU"],
+            max((node.free.get("CPU", 0.0) for node in self.living), default=0.0),
         )
 
 
