@@ -13,6 +13,8 @@ SETTLE_S_MAX = 7200.0
 """A last resort: a load that takes longer than the longest `load_timeout` is reported by the server itself."""
 RETRIED = frozenset({"exited", "killed", "oom_killed", "hung", "ready_timeout", "stopped", "not_started", "not_forked"})
 """Ends of a start that another start may mend. Every other reason is the replica's own word, and would come again."""
+PLACE_S = 30.0
+"""A replica without a place on a cluster may get that of one that leaves; without one for so long it is said."""
 _POLL_S = (0.02, 0.5)
 """At first, and at most; each look doubles it."""
 
@@ -62,6 +64,8 @@ def start_failure(backend: dict[str, Any]) -> str | None:
     for replica in backend["replicas"]:
         last_exit = replica["last_exit"]
         if replica["generation"] != backend["generation"] or not last_exit or last_exit["was_ready"]:
+            continue
+        if last_exit["reason"] == "unplaced" and replica["state_s"] < PLACE_S:
             continue
         given_up = replica["state"] == "failed"
         if given_up or (replica["state"] == "backoff" and last_exit["reason"] not in RETRIED):
