@@ -97,6 +97,7 @@ async def test_starts_what_is_declared_and_publishes_it() -> None:
         await rig.until(lambda: rig.gateway.snapshots and rig.gateway.replicas("m") == ["m-1", "m-2", "m-3"])
         assert rig.published.is_set()
         written = json.loads((rig.dir / "snapshot.json").read_bytes())
+        assert (rig.dir / "snapshot.json").stat().st_mode & 0o777 == 0o600, "it holds secrets"
         assert written == rig.gateway.snapshots[-1]
         await rig.until(lambda: rig.status()["backends"][0]["state"] == "ready")
 

@@ -147,6 +147,7 @@ class Publisher:
         """Aside, then renamed: a reader sees the old or the new one. A full disk costs only a gateway's quick start."""
         aside = self._path.with_suffix(".tmp")
         try:
+            aside.touch(mode=0o600)  # it holds secrets
             aside.write_bytes(msgspec.json.encode(self._last))
             aside.replace(self._path)
         except OSError as error:
