@@ -97,7 +97,7 @@ class RayCluster:
 
     def processes(self) -> list[int]:
         """Everything of this cluster: Ray's own processes name the folder or the head, and all else descends from them."""
-        marks = (str(self.folder), self.address or "-")
+        marks = [mark for mark in (str(self.folder), self.address) if mark]
         found = {pid for pid, line in _command_lines() if any(mark in line for mark in marks)} - {os.getpid()}
         parents = _parents()
         while more := {pid for pid, parent in parents.items() if parent in found} - found:
