@@ -76,3 +76,16 @@ def test_the_head_is_lost_and_requests_go_on(rig, parts):
     rig.wait_rows(lambda rows: ready(rows) and rows[id]["restarts"] == restarts, "restarted without a head")
     assert_all_answered(load)
     assert rig.ready_pids() & pids == pids - {before["pid"]}
+    (controller,) = rig.pids("controller")
+    os.kill(controller, signal.SIGKILL)
+    wait_until(lambda: told_by_another(rig, controller), "its successor adopts, and tells the problem too", seconds=30)
+
+
+def told_by_another(rig, controller):
+    """Whether a controller that is not `controller` serves all replicas and says that the head is away."""
+    try:
+        status = rig.status()
+    except (OSError, ValueError, RuntimeError):
+        return False
+    rows = {row["id"]: row for backend in status["backends"] for row in backend["replicas"]}
+    return rig.pids("controller") != [controller] and ready(rows) and "head" in status["problems"].get("ray", "")

@@ -232,10 +232,10 @@ class Bridge:
         wish = message.get("gateways")
         self._wish = None if wish is None else msgspec.convert(wish, GatewayWish)
         self._controller = lines
-        if self._problem:
-            self._send({"type": "problem", "text": self._problem})
         if self._adopted:
             self._introduce()
+        if self._problem:  # after the replicas, which tell a controller that all is well
+            self._send({"type": "problem", "text": self._problem})
         self._opened.set()
 
     def _introduce(self) -> None:
