@@ -234,6 +234,25 @@ def test_with_reload_a_broken_model_is_no_failure():
     ]
 
 
+def test_a_backend_that_cannot_run_here_fails_the_start():
+    told = Told("A", "B")
+    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B"))
+    assert told.lines == ["   0.00 s  controller  B cannot be served: a replica takes 2GiB"]
+    assert told.calls == ["failure"]
+    assert str(told.narrator.failure) == "cannot serve models.py:B: no_room: a replica takes 2GiB"
+
+
+def test_with_reload_a_backend_that_cannot_run_here_holds_nothing_up():
+    told = Told("A", "B", reload=True)
+    told.start("A-1")
+    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B"))
+    assert told.calls == []
+    told.tell(Ready("A-1", 0.1, {}))
+    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B"))
+    assert told.calls == ["settled"]
+    assert told.narrator.failure is None
+
+
 def test_after_the_start_nothing_is_final():
     told = Told("A")
     told.start("A-1")
@@ -241,5 +260,6 @@ def test_after_the_start_nothing_is_final():
     told.narrator.serving("")
     told.start("A-2")
     told.tell(exited("A-2", "import_error", message="a bad reload"), Failed("A-2", 5, LastExit(reason="import_error")))
+    told.tell(Notice("controller", "a replica takes 2GiB", unservable="A"))
     assert told.calls == ["settled"]
     assert told.narrator.failure is None

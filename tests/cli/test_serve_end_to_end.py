@@ -19,6 +19,15 @@ from tests.cli.command import MULETEER, environment
 from tests.processes import processes_of
 
 DEADLINE_S = 40
+LARGE = """
+import time
+class Large:
+    def __init__(self):
+        self.held = b"x" * 100_000_000
+        time.sleep(1)
+    def predict(self):
+        return len(self.held)
+"""
 
 
 def until(condition, what):
@@ -293,6 +302,28 @@ def test_a_model_that_cannot_be_served_ends_everything(folder, target, line, det
     assert "src/muleteer" not in shown
     assert nothing_left(folder)
     assert folder.muleteer("status").returncode == 5
+
+
+@pytest.mark.parametrize("detach", [(), ("-d",)], ids=["foreground", "detached"])
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ("--replicas", "1:4", "--memory-budget", "50MiB"),
+            r"a replica takes .*, and all that replicas may hold is .*: of the memory_budget of 50MiB, the server's own "
+            r"processes hold .*",
+        ),
+        (("--gpus", "40"), r"a replica takes 40 GPUs, and there are .*"),
+    ],
+    ids=["memory", "gpu"],
+)
+def test_a_model_that_never_fits_ends_everything(folder, flags, line, detach):
+    (folder.path / "large.py").write_text(LARGE)
+    done = folder.muleteer("serve", "large.py:Large", "--port", "0", *flags, *detach)
+    assert done.returncode == 6
+    assert re.search(rf"controller +Large cannot be served: {line}\n", done.stdout)
+    assert re.search(rf"^muleteer: cannot serve large.py:Large: no_room: {line}$", done.stderr, re.M)
+    assert nothing_left(folder)
 
 
 @pytest.mark.parametrize(("module", "detach"), [("gateway", ("-d",)), ("control", ())], ids=["gateway", "controller"])

@@ -110,6 +110,14 @@ def test_a_refusal_says_when_to_come_back() -> None:
     assert found.refused["b"].retry_s is None
 
 
+def test_what_is_more_than_all_there_is_never_fits() -> None:
+    asked = [wants("a", memory_bytes=11), wants("b", memory_bytes=10), wants("c", memory_bytes=10), wants("d", gpus=2)]
+    refused = allocate(asked, [], Budget(10, 8, 1)).refused
+    assert {name: each.never for name, each in refused.items()} == {"a": True, "c": False, "d": True}
+    assert refused["a"].reason == "a replica takes 11B, and all that replicas may hold is 10B"
+    assert refused["d"].reason == "a replica takes 2 GPUs, and there are 1"
+
+
 def test_a_caller_waits_a_moment_for_one_that_works_to_be_done() -> None:
     held = [holds("a", busy=True, idle_s=0.0), holds("b", busy=True, idle_s=0.0), holds("c", busy=True, idle_s=0.0)]
     rest = [wants("a", least=1), wants("b"), wants("c", waited_s=0.1)]

@@ -137,6 +137,42 @@ def test_one_that_fits_nowhere_is_not_started_again_and_again(folder) -> None:
         assert told.count("replacing Model-") == 1, "what it took the first time is known"
 
 
+NEVER = """
+server: {memory_budget: 300MiB}
+backends:
+  small: {model: "model.py:Model", memory: 60MiB}
+  large: {model: "model.py:Model", memory: SIZE}
+endpoints:
+  small: {route: /small, traffic: {small: 1}}
+  large: {route: /large, traffic: {large: 1}}
+"""
+
+
+def test_one_that_is_applied_and_never_fits_is_failed_until_it_needs_less(folder) -> None:
+    (folder / "never.yaml").write_text(NEVER.replace("SIZE", "290MiB"))
+
+    def large() -> tuple[str, str | None]:
+        (found,) = (each for each in server.status()["backends"] if each["name"] == "large")
+        return found["state"], found["reason"]
+
+    with Server(
+        folder, "model.py:Model", "--name", "small", "--memory", "60MiB", "--memory-budget", "300MiB"
+    ) as server:
+        applied = server.command("apply", "never.yaml")
+        assert applied.returncode == 6
+        assert "large does not start: a replica takes 290MiB, and all that replicas may hold is " in applied.stderr
+        assert large()[0] == "failed"
+        assert str(large()[1]).startswith("a replica takes 290MiB, and all that replicas may hold is ")
+        assert ask(server, "/small", {})[:2] == (200, "ok")
+        refused, error, _ = ask(server, "/large", {})
+        assert (refused, error["code"]) == (503, "memory"), error
+        (folder / "never.yaml").write_text(NEVER.replace("SIZE", "61MiB"))
+        applied = server.command("apply", "never.yaml")
+        assert applied.returncode == 0, applied.stderr
+        assert large() == ("ready", None)
+        assert ask(server, "/large", {})[:2] == (200, "ok")
+
+
 def test_one_that_outgrows_the_budget_is_replaced_after_the_idle_ones_are_gone(folder) -> None:
     (folder / "growing.yaml").write_text(GROWING)
     with Server(folder, "-c", "growing.yaml") as server:

@@ -201,7 +201,16 @@ class Narrator:
         self._backend_of.pop(event.id, None)
 
     def _notice(self, event: events.Notice) -> None:
-        self._line(event.id, event.text, "cyan")
+        if not event.unservable:
+            self._line(event.id, event.text, "cyan")
+            return
+        self._line(event.id, f"{event.unservable} cannot be served: {event.text}", "red")
+        if not self._starting_up or self._waiting.pop(event.unservable, None) is None:
+            return
+        if not self._forgiving:
+            self._fail(event.unservable, LastExit(reason="no_room", message=event.text))
+        elif self.failure is None and all(left <= 0 for left in self._waiting.values()):
+            self._on_settled()
 
     def _output(self, event: events.Output) -> None:
         self._say(f"{self._paint(event.id, 'cyan')} | {harmless(event.text)}")

@@ -16,7 +16,7 @@ PAUSE_S = 0.01
 _REQUEST = b"GET /readyz HTTP/1.1\r\nHost: muleteer\r\nConnection: close\r\n\r\n"
 _LOOKS_MAX = 100
 """Looks at one connection before it is given up: a second."""
-_GIVEN_UP = "crash_loop"
+_GIVEN_UP = frozenset({"crash_loop", "memory"})
 
 
 def is_serving(answer: bytes, unmanned: Collection[str] = ()) -> bool:
@@ -30,7 +30,7 @@ def is_serving(answer: bytes, unmanned: Collection[str] = ()) -> bool:
         reasons = json.loads(body)["reasons"]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(reasons) and all(reason == _GIVEN_UP or name in unmanned for name, reason in reasons.items())
+    return bool(reasons) and all(reason in _GIVEN_UP or name in unmanned for name, reason in reasons.items())
 
 
 class Probe:

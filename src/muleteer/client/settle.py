@@ -61,6 +61,8 @@ def unsettled(status: dict[str, Any], touched: Collection[str]) -> list[str]:
 
 def start_failure(backend: dict[str, Any]) -> str | None:
     """Why replicas of what is declared now cannot become ready, if it is certain."""
+    if backend["state"] == "failed" and not backend["replicas"]:  # none is even started, as it fits nowhere
+        return str(backend["reason"])
     for replica in backend["replicas"]:
         last_exit = replica["last_exit"]
         if replica["generation"] != backend["generation"] or not last_exit or last_exit["was_ready"]:

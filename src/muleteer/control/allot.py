@@ -145,6 +145,14 @@ class Allotter:
             whole, own = format_bytes(capacity.memory_bytes or 0), format_bytes(self._own_bytes)
             problem = f"nothing fits: of {whole} for the whole server, its own processes hold {own}"
             allocation = msgspec.structs.replace(allocation, problem=problem)
+        if capacity.memory_bytes is not None and capacity.available_bytes is None:
+            whole, own = format_bytes(capacity.memory_bytes), format_bytes(self._own_bytes)
+            beside = f": of the memory_budget of {whole}, the server's own processes hold {own}"
+            refused = {
+                name: msgspec.structs.replace(each, reason=each.reason + beside) if each.never else each
+                for name, each in allocation.refused.items()
+            }
+            allocation = msgspec.structs.replace(allocation, refused=refused)
         return allocation
 
     def _placed(self, fleets: Iterable[Fleet]) -> Iterator[Reserved]:

@@ -39,10 +39,13 @@ CORES_OVER = 1.05
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Nothing runs and nothing can start: 503 `memory`. `retry_s`: until room may be made, None where nobody knows."""
+    """Nothing runs and nothing can start: 503 `memory`. `retry_s`: until room may be made, None where nobody knows.
+    `never`: one alone is more than all there is.
+    """
 
     reason: str
     retry_s: float | None
+    never: bool = False
 
 
 class Allocation(msgspec.Struct, frozen=True):
@@ -208,7 +211,7 @@ class _Machine:
             if self._granted[name] or name in self._expecting or name not in self._held:
                 continue
             if not self._fits(demand):
-                found[name] = Refusal(self._held[name][1], None)
+                found[name] = Refusal(self._never(demand), None, never=True)
                 continue
             room_s = self._room_s(demand, ahead, soon)
             if room_s is None or room_s > ROOM_S_MAX:
@@ -287,6 +290,12 @@ class _Machine:
     def _fits(self, demand: Demand) -> bool:
         """Whether one of it would, had it the machine for itself."""
         return demand.memory_bytes <= self._budget.memory_bytes and demand.gpus <= self._budget.gpus
+
+    def _never(self, demand: Demand) -> str:
+        if demand.gpus > self._budget.gpus:
+            return f"a replica takes {demand.gpus:g} GPUs, and there are {self._budget.gpus:g}"
+        size, whole = format_bytes(demand.memory_bytes), format_bytes(self._budget.memory_bytes)
+        return f"a replica takes {size}, and all that replicas may hold is {whole}"
 
     def _suffices(self, demand: Demand) -> bool:
         enough = demand.memory_bytes <= self._free + self._coming

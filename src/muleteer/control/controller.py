@@ -64,6 +64,7 @@ class Controller:
         run_dir: for the snapshot and the gateways' sockets.
         gateways: names of the gateways.
         notice: says one line to the person in the foreground.
+        unservable: told once of a backend that cannot run on this machine as it is, and why.
         problems: where to report what does not work; None: a place of its own.
         server: the settings that this server was started with; None: those declared.
         cookie_key: see Snapshot.
@@ -85,6 +86,7 @@ class Controller:
         cookie_key: str = "",
         awake: Callable[[], Collection[str]] = tuple,
         own_pids: Callable[[], Collection[int]] = tuple,
+        unservable: Callable[[str, str], None] = lambda _backend, _why: None,
     ) -> None:
         self.declared = Declared()
         self._engine = engine
@@ -98,6 +100,8 @@ class Controller:
         self._allotter = Allotter(engine.capacity, self._autoscaler)
         self._awake = awake
         self._own_pids = own_pids
+        self._unservable = unservable
+        self._told_unservable: set[str] = set()
         self._unkept: set[str] = set()
         self._unallotted = True
         self._routes = Routes(cookie_key)
@@ -262,6 +266,13 @@ class Controller:
             self.problems.begin(f"slo of {name}", f"{why}: `muleteer explain {name}` tells more")
         self._unkept = set(unkept)
 
+    def _tell_unservable(self, name: str, why: str | None) -> None:
+        if why is None:
+            self._told_unservable.discard(name)
+        elif name not in self._told_unservable:
+            self._told_unservable.add(name)
+            self._unservable(name, why)
+
     def _demanded(self, names: list[str]) -> None:
         """Calls came for backends that no replica serves."""
         self._resized(self._autoscaler.demand(names, self._clock.now()))
@@ -347,6 +358,7 @@ class Controller:
         if fleet.backend is None:
             if not fleet.replicas:
                 del self._fleets[name]
+                self._told_unservable.discard(name)
                 self._numbers_used[name] = fleet.numbers_used
             return
         for _ in range(action.start):
@@ -355,6 +367,7 @@ class Controller:
         start_s = fleet.start_s(self._autoscaler.startups, now)
         if self._routes.observe(fleet.backend.spec, fleet.serving(), refused=refused, start_s=start_s):
             self._unpublished = True
+        self._tell_unservable(name, fleet.unservable())
         fleet.backend.report_reload(now, fleet.statuses(), fleet.wanted, self._notice)
 
     def _start(self, fleet: Fleet, backend: Backend, now: float) -> None:

@@ -68,6 +68,7 @@ class BackendStatistics(msgspec.Struct, frozen=True):
         settled: as many as wanted are ready, all current, and none leaves.
         bounds: what `wanted` may be.
         limited: why fewer than wanted may run; empty if all may.
+        unfit: why not even one does, had it all there is for replicas; empty if one does.
     """
 
     name: str
@@ -78,11 +79,14 @@ class BackendStatistics(msgspec.Struct, frozen=True):
     settled: bool = False
     bounds: Replicas | None = None
     limited: str = ""
+    unfit: str = ""
 
 
 def failed_for_good(backend: BackendStatistics) -> str | None:
     """Why no replica serves nor will, until retried; None if one does or may."""
     staying = [replica.status for replica in backend.replicas if not replica.leaving]
+    if not staying and backend.unfit:
+        return backend.unfit
     if not staying or any(status.state != "failed" for status in staying):
         return None
     last_exit = failed_start(staying)
@@ -103,6 +107,7 @@ class Fleet:
         grant: the same in words; None before the budget was asked.
         spare: the room for replacing replicas.
         refused: why nothing runs and nothing can start; None while something does.
+        unfit: the same where even one is more than all there is.
     """
 
     def __init__(self, name: str, leaving: dict[str, Leaving], numbers_used: int = 0) -> None:
@@ -115,6 +120,7 @@ class Fleet:
         self.spare: Spare = "surge"
         self.grant: Grant | None = None
         self.refused: str | None = None
+        self.unfit: str | None = None
         self._leaving = leaving
         self._start_s: float | None = None
         self._wear = Wear()
@@ -172,6 +178,7 @@ class Fleet:
         asked = waiting or (self.backend is not None and self.backend.spec.settings.bounds.min > 0)
         self.granted = grant.replicas
         self.refused = refusal.reason if refusal is not None and asked else None
+        self.unfit = self.refused if refusal is not None and refusal.never else None
         if grant.replicas > self.wanted or not self.outdated():
             self.spare = "surge"
         elif self.name in allocation.drain_first or grant.replicas < self.wanted:
@@ -179,6 +186,10 @@ class Fleet:
         else:
             self.spare = "none"
         return before != (self.granted, self.spare, self.refused)
+
+    def unservable(self) -> str | None:
+        """Why nothing of it can run on this machine as it is; None if something may, or does."""
+        return self.unfit if not self._staying() else None
 
     def count(self) -> int:
         """Replicas that stay and may serve."""
@@ -267,6 +278,7 @@ class Fleet:
             settled=self.settled(),
             bounds=backend.spec.settings.bounds if backend is not None else None,
             limited=self.grant.reason if self.grant is not None and self.grant.limited_by else "",
+            unfit=self.unfit or "",
         )
 
     def _target(self) -> int:

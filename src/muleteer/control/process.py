@@ -79,6 +79,7 @@ class ControlProcess:
             cookie_key=declaration.cookie_key,
             awake=self._versions_wanted,
             own_pids=self._own_pids,
+            unservable=self._unservable,
         )
         self.rolling = Rolling(
             declaration,
@@ -221,6 +222,9 @@ class ControlProcess:
 
     def _notice(self, text: str) -> None:
         self._channel.send({"type": "notice", "text": text})
+
+    def _unservable(self, backend: str, why: str) -> None:
+        self._channel.send({"type": "notice", "text": why, "unservable": backend})
 
     def _receive(self, message: dict[str, Any]) -> None:
         self._engine.receive(message)

@@ -10,7 +10,7 @@ import msgspec
 from muleteer.control.account import ReplicaAccount
 from muleteer.control.backend import failed_start, in_words
 from muleteer.control.controller import ControllerStatistics
-from muleteer.control.fleet import BackendStatistics, ReplicaStatistics
+from muleteer.control.fleet import BackendStatistics, ReplicaStatistics, failed_for_good
 from muleteer.control.rollout_view import RolloutView
 from muleteer.control.sizing_view import SizingView
 from muleteer.control.sums import services, summed
@@ -59,7 +59,7 @@ class Server(msgspec.Struct, frozen=True):
 
 def backend_state(backend: BackendStatistics) -> BackendState:
     """One word: `idle` nobody is wanted · `asleep` nobody is, until a call comes · `loading` nobody serves yet ·
-    `failed` nobody will, until retried · `reloading` a newer generation comes · `degraded` fewer serve than were
+    `failed` nobody will, until retried, or until there is more room · `reloading` a newer generation comes · `degraded` fewer serve than were
     declared, or than are wanted and have no room · `ready`, more on their way for the load included. A generation that
     does not start while an older one serves is no state of its own: the reason tells.
     """
@@ -68,8 +68,7 @@ def backend_state(backend: BackendStatistics) -> BackendState:
     if not backend.wanted and not staying:
         return "asleep" if backend.bounds is not None and backend.bounds.max else "idle"
     if ready == 0:
-        given_up = bool(staying) and all(replica.status.state == "failed" for replica in staying)
-        return "failed" if given_up else "loading"
+        return "loading" if failed_for_good(backend) is None else "failed"
     older = any(replica.status.generation != backend.generation for replica in staying)
     trouble = failed_start(replica.status for replica in staying) is not None
     if older and not trouble:
@@ -90,7 +89,7 @@ def linked(backend: BackendStatistics, gateways: list[GatewayView]) -> bool:
 def backend_reason(backend: BackendStatistics) -> str | None:
     """Why not all is well: the words of a start that failed, or of a budget that holds no more; None if neither is."""
     last_exit = failed_start(replica.status for replica in backend.replicas if not replica.leaving)
-    return in_words(last_exit) if last_exit is not None else backend.limited or None
+    return in_words(last_exit) if last_exit is not None else backend.unfit or backend.limited or None
 
 
 def build(

@@ -62,10 +62,13 @@ class Stopped(msgspec.Struct, frozen=True):
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """A line from process `id` (or from the supervisor, id "supervisor") for the person."""
+    """A line from process `id` (or from the supervisor, id "supervisor") for the person. `unservable`: the backend that
+    cannot run on this machine as it is; then `text` says why.
+    """
 
     id: str
     text: str
+    unservable: str = ""
 
 
 class Output(msgspec.Struct, frozen=True):

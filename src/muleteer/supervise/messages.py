@@ -48,9 +48,10 @@ class Abort(msgspec.Struct, frozen=True, tag_field="type", tag="abort"):
 
 
 class Notice(msgspec.Struct, frozen=True, tag_field="type", tag="notice"):
-    """A line for the person in the foreground."""
+    """A line for the person in the foreground. `unservable`: the backend that cannot run here; the text says why."""
 
     text: str
+    unservable: str = ""
 
 
 class Ensure(msgspec.Struct, frozen=True, tag_field="type", tag="ensure"):
