@@ -28,8 +28,9 @@ GOOD = [
     one_backend(
         ", replicas: auto, share: preload, slo: {p99: 1}, cpus: auto, memory: null, batch_max: auto, idle: auto"
     ),
-    "server: {engine: ray, ray_address: auto, gateways: every_node, cpu_budget: 3.5, memory_budget: 8GiB, gpu_devices: 0}",
-    "server: {gateways: 2, gpu_devices: '0,1', cpu_budget: auto}",
+    "server: {engine: ray, ray_address: auto, gateways: every_node}",
+    "server: {gateways: 2, gpu_devices: '0,1', cpu_budget: 3.5, memory_budget: 8GiB}",
+    "server: {gpu_devices: 0, cpu_budget: auto}",
 ]
 # Only the reader can know these: they need the other parts of the file, arithmetic, or a rule that no schema can say.
 BEYOND = [
