@@ -42,6 +42,7 @@ def view(**changes):
             "queue_bound": 8000,
             "queue_reason": "8000 may wait: …",
             "start_s": 0.5,
+            "memory_bytes": 50 * 2**20,
             **changes,
         }
     )
@@ -84,6 +85,25 @@ idle: never asleep: at least 1 runs
 memory: not measured yet: a guess is reserved for a replica
 start: not measured yet"""
     )
+
+
+def test_where_0_replicas_are_declared_nothing_is_advised():
+    settings = BackendSettings(slo=Slo(0.1), replicas=0)
+    spec = BackendSpec(name="b", target="m.py:M", base_dir="/", settings=settings)
+    none = view(replicas=0, wanted=0, min=0, max=0, elastic=False, advice="4 at 200 calls/s: …")
+    assert text(settings, 0, 0, none).startswith("replicas: none runs: none is declared\nmeasured: 200 calls/s; ")
+    assert "one more: " not in text(settings, 0, 0, none)
+    assert text(settings, 0, 0, explained(spec, None, None, None)).startswith(
+        "replicas: none runs: none is declared\nmeasured: nothing yet"
+    )
+
+
+def test_what_is_remembered_of_one_that_ran_is_no_guess():
+    settings = BackendSettings(replicas=Replicas(0, 4))
+    spec = BackendSpec(name="b", target="m.py:M", base_dir="/", settings=settings)
+    asleep = explained(spec, None, None, None, memory_bytes=50 * 2**20)
+    assert "memory: a replica uses 50MiB (PSS" in text(settings, 0, 0, asleep)
+    assert explain(spec, BackendStatistics("b", 1, 0, ()), [], asleep).numbers.memory_bytes == 50 * 2**20
 
 
 def test_a_guess_is_called_one():

@@ -173,6 +173,23 @@ def test_one_that_is_applied_and_never_fits_is_failed_until_it_needs_less(folder
         assert ask(server, "/large", {})[:2] == (200, "ok")
 
 
+def test_what_is_told_of_one_that_sleeps_and_of_one_that_is_scaled_to_nothing(folder) -> None:
+    def explained(topic: str) -> str:
+        (told,) = json.loads(server.command("explain", "Model", "--json").stdout)["backends"]
+        return "; ".join(each["text"] for each in told["sentences"] if each["topic"] == topic)
+
+    with Server(folder, "model.py:Model", "--replicas", "0:2", "--idle", "1s", "--slo", "p99=100ms") as server:
+        assert ask(server, "/predict", {})[:2] == (200, "ok")
+        wait_until(lambda: running(server)["Model"] == [], "it sleeps", seconds=20)
+        assert "(PSS" in explained("memory"), "what it held is remembered"
+        assert server.command("scale", "Model", "0").returncode == 0
+        refused, error, retry_after = ask(server, "/predict", {})
+        assert (refused, error["code"], error["error"]) == (503, "loading", "0 replicas of Model are declared"), error
+        assert int(retry_after) > 1
+        assert explained("replicas") == "none runs: none is declared"
+        assert explained("one more") == explained("limit") == ""
+
+
 def test_one_that_outgrows_the_budget_is_replaced_after_the_idle_ones_are_gone(folder) -> None:
     (folder / "growing.yaml").write_text(GROWING)
     with Server(folder, "-c", "growing.yaml") as server:

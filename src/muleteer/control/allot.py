@@ -85,9 +85,10 @@ class Allotter:
         self._ledger.keep(frozenset(each.status.fingerprint for _, each in seen) | self._declared(fleets))
 
     def memory_bytes(self, fleet: Fleet) -> int:
-        """Of one replica, measured; 0 before."""
+        """Of one replica, measured: of those that run, else of those that ran; 0 before."""
         sizes = (self.pss_bytes(each.status.pid) or 0 for each in fleet.replicas.values())
-        return max(sizes, default=0)
+        remembered = self._ledger.measured_bytes(fleet.backend.fingerprint) if fleet.backend is not None else 0
+        return max(sizes, default=0) or remembered
 
     def pss_bytes(self, pid: int | None) -> int | None:
         """Measured; None if it was not."""

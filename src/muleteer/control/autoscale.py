@@ -256,7 +256,7 @@ class Autoscaler:
     def _note_missing(sized: Sized, missing: Limit | None) -> None:
         """What is so for a moment only, because a window was unlucky, is not worth a word."""
         slo = sized.spec.settings.slo
-        if slo is None:
+        if slo is None or not sized.spec.settings.bounds.max:
             sized.unkept = ""
             return
         sized.missed = max(-UNKEPT_STEPS, min(UNKEPT_STEPS, sized.missed + (1 if missing is not None else -1)))

@@ -154,12 +154,12 @@ def sentences(
     """The words. `trouble`: why replicas do not start."""
     found = [Sentence("trouble", trouble.strip().partition("\n")[0])] if trouble else []
     found.append(Sentence("replicas", _replicas(settings, ready, wanted, view)))
-    if view.elastic:
+    if view.elastic and view.max:
         found.append(Sentence("limit", LIMITS.get(view.limited_by, view.limited_by)))
     found.append(Sentence("measured", _measured(settings, view)))
     if view.workload is not None and view.samples >= SAMPLES_MIN and view.wanted and view.rate > 0:
         found.append(Sentence("expected", _expected(view, view.workload)))
-    if more := _one_more(view):
+    if view.max and (more := _one_more(view)):
         found.append(Sentence("one more", more))
     if view.grant is not None and view.grant.reason:
         found.append(Sentence("budget", view.grant.reason))
@@ -186,6 +186,8 @@ def _replicas(settings: BackendSettings, ready: int, wanted: int, view: SizingVi
     if view.elastic:
         held = f"; the budget leaves {view.wanted}" if view.wanted != view.replicas else ""
         return f"{running}. {view.reason}{held}"
+    if not view.max:
+        return running
     return f"{running}: that number is declared. {_advice(settings, view)}"
 
 
@@ -271,9 +273,8 @@ def _idle(view: SizingView) -> str:
 
 
 def _memory(settings: BackendSettings, view: SizingView) -> str:
-    measured = view.workload.memory_bytes if view.workload is not None else 0
-    if measured:
-        return f"a replica uses {format_bytes(measured)} (PSS: a page that several share counts in parts)"
+    if view.memory_bytes:
+        return f"a replica uses {format_bytes(view.memory_bytes)} (PSS: a page that several share counts in parts)"
     if settings.memory is not None:
         return f"not measured yet: {format_bytes(settings.memory)} are reserved for a replica, as declared"
     return "not measured yet: a guess is reserved for a replica"
@@ -288,7 +289,8 @@ def _start(view: SizingView) -> str:
 def _numbers(view: SizingView) -> Numbers:
     workload = view.workload
     if workload is None:
-        return Numbers(rate=view.rate, start_s=view.start_s, target_s=view.target_s)
+        memory_bytes = view.memory_bytes or None
+        return Numbers(rate=view.rate, memory_bytes=memory_bytes, start_s=view.start_s, target_s=view.target_s)
     found = response(workload, view.wanted, view.rate) if view.wanted else None
     service: Service = workload.service
     return Numbers(
@@ -299,7 +301,7 @@ def _numbers(view: SizingView) -> Numbers:
         cpu_s=workload.cpu_s or None,
         cpu_wait_s=workload.cpu_wait_s,
         cores_busy=workload.cores_busy() if workload.cpu_s else None,
-        memory_bytes=workload.memory_bytes or None,
+        memory_bytes=view.memory_bytes or None,
         start_s=view.start_s,
         rate_max=workload.rate_max(),
         target_s=view.target_s,

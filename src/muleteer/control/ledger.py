@@ -53,6 +53,10 @@ class Ledger:
         self._measured = {kind: size for kind, size in self._measured.items() if kind in fingerprints}
         self._targets = {kind: target for kind, target in self._targets.items() if kind in fingerprints}
 
+    def measured_bytes(self, fingerprint: str) -> int:
+        """What a replica of this kind held when it was looked at last; 0 before the first look."""
+        return int(self._measured.get(fingerprint, 0.0))
+
     def reservation(self, fingerprint: str, target: str, declared: int | None, budget: Budget) -> Reservation:
         """For one replica of this kind, of which `declared` bytes were declared.
 

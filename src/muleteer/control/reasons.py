@@ -22,7 +22,9 @@ def explained(
     memory_bytes: int = 0,
     now: float = 0.0,
 ) -> SizingView:
-    """All but what the budget says. `memory_bytes`: of one replica, `now`: for a backend that nothing sizes."""
+    """All but what the budget says. `memory_bytes`: of one replica, 0: not measured; `now`: for a backend that nothing
+    sizes.
+    """
     settings = spec.settings
     bounds = settings.bounds
     wanted = bounds.min if sized is None else sized.wanted
@@ -38,9 +40,10 @@ def explained(
         max=bounds.max,
         elastic=settings.elastic,
         start_s=start_s,
+        memory_bytes=memory_bytes,
     )
     found: dict[str, object] = {}
-    if sized is not None and sizing is not None:
+    if sized is not None and sizing is not None and bounds.max:
         found |= _decision(sized)
         if settings.elastic:
             found |= {"replicas": sizing.replicas, "reason": sizing.reason, "limited_by": sizing.limited_by}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from muleteer.base.limits import BATCH_MAX
 from muleteer.engine.port import ReplicaStatus
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
-from muleteer.spec.snapshot import ASLEEP, BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
+from muleteer.spec.snapshot import ASLEEP, NONE_DECLARED, BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
 
 _ROUTED = frozenset({"starting", "ready", "backoff"})
 """A gateway dials early and goes on dialling: the address stays the same, and the link opens with the replica."""
@@ -73,6 +73,7 @@ def _backend(
     backend: BackendSpec, replicas: list[ReplicaStatus], *, refused: bool, start_s: float | None
 ) -> BackendRoute:
     sleeps = backend.settings.elastic and not backend.settings.bounds.min
+    wanted = backend.settings.bounds.max > 0
     return BackendRoute(
         name=backend.name,
         concurrency=backend.settings.concurrency,
@@ -82,7 +83,7 @@ def _backend(
         batch_max=backend.settings.batch_max or BATCH_MAX,
         batch_wait_s=backend.settings.batch_wait,
         slo_s=None if backend.settings.slo is None else backend.settings.slo.p99,
-        unavailable=_unavailable(replicas, refused=refused, sleeps=sleeps),
+        unavailable=_unavailable(replicas, refused=refused, sleeps=sleeps) if wanted else NONE_DECLARED,
         start_s=start_s if sleeps else None,
         replicas=tuple(
             ReplicaAddress(replica.id, replica.address, replica.secret)

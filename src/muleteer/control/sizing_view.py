@@ -40,6 +40,7 @@ class SizingView(msgspec.Struct, frozen=True, kw_only=True):
         queue_bound, queue_reason: how many calls may wait, and why.
         batch: None if the model takes calls one by one.
         start_s: seconds from a demand to the first call, as measured or expected; None if unknown.
+        memory_bytes: of one replica, of those that ran last where none does; 0 if none was measured.
         idle_s, idle_reason: how long the last replica is kept idle, where `min` is 0.
     """
 
@@ -64,5 +65,6 @@ class SizingView(msgspec.Struct, frozen=True, kw_only=True):
     queue_reason: str = ""
     batch: BatchView | None = None
     start_s: float | None = None
+    memory_bytes: int = 0
     idle_s: float | None = None
     idle_reason: str = ""

@@ -59,9 +59,9 @@ class Server(msgspec.Struct, frozen=True):
 
 def backend_state(backend: BackendStatistics) -> BackendState:
     """One word: `idle` nobody is wanted · `asleep` nobody is, until a call comes · `loading` nobody serves yet ·
-    `failed` nobody will, until retried, or until there is more room · `reloading` a newer generation comes · `degraded` fewer serve than were
-    declared, or than are wanted and have no room · `ready`, more on their way for the load included. A generation that
-    does not start while an older one serves is no state of its own: the reason tells.
+    `failed` nobody will, until retried, or until there is more room · `reloading` a newer generation comes ·
+    `degraded` fewer serve than were declared, or than are wanted and have no room · `ready`, more on their way for the
+    load included. A generation that does not start while an older one serves is no state of its own: the reason tells.
     """
     staying = [replica for replica in backend.replicas if not replica.leaving]
     ready = sum(replica.status.state == "ready" for replica in staying)

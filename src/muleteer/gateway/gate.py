@@ -23,7 +23,7 @@ from muleteer.gateway.load import Load
 from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.statistics import BatchStatistics, CallCounts
-from muleteer.spec.snapshot import ASLEEP, BackendRoute
+from muleteer.spec.snapshot import ASLEEP, NONE_DECLARED, BackendRoute
 
 _RETRY_SOON_S, _RETRY_FAILED_S = 1, 5
 _DEMANDED = frozenset({ASLEEP, "memory"})
@@ -178,6 +178,8 @@ class Gate:
         if unavailable == "memory":
             message = f"{name} does not fit beside the models that are in use"
             return OutOfMemory(message, retry_after_s=_RETRY_FAILED_S)
+        if unavailable == NONE_DECLARED:
+            return Loading(f"0 replicas of {name} are declared", retry_after_s=_RETRY_FAILED_S)
         if unavailable != ASLEEP and not (self.was_ready and self.route.replicas):
             return Loading(f"no replica of {name} is ready yet", retry_after_s=_RETRY_SOON_S)
         return None
@@ -187,7 +189,7 @@ class Gate:
         unavailable = self.route.unavailable
         if len(self.capacity.slots) or unavailable == ASLEEP:
             return None
-        return "restarting" if self.was_ready else unavailable
+        return "restarting" if self.was_ready and unavailable != NONE_DECLARED else unavailable
 
     def load(self, counts: CallCounts, open_calls: int, busy: tuple[str, ...], batches: BatchStatistics | None) -> Load:
         """What sizing reads."""
