@@ -290,7 +290,7 @@ class Placed:
 
     async def _order(self, order: dict[str, Any]) -> None:
         if self._handle is not None:
-            with suppress(Unavailable, Unreachable, Dead):  # whoever watches it sees what became of it
+            with suppress(Unavailable, Unreachable, Refused, Dead):  # whoever watches it sees what became of it
                 await self._cluster.order(self._handle, order)
 
     async def _end(self) -> None:
