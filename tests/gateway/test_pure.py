@@ -252,7 +252,7 @@ def test_who_missed_the_target_stands_behind_who_may_keep_it():
         queue.push(timed_member(f"n{number}", arrived_s=number))
     queue.push(timed_member("critical", arrived_s=0, priority=Priority.CRITICAL))
     queue.push(timed_member("sheddable", arrived_s=5.5, priority=Priority.SHEDDABLE))
-    queue.arrange(4.0, due_before_s=50.0)
+    queue.arrange(6.0, 4.0, due_before_s=50.0)
     assert [call.name for call in queue.in_turn()][:3] == ["critical", "n4", "n5"]
     assert queue.ahead_of(Priority.NORMAL, "another") == 1 + 1 + 4, "those let in before count, also behind"
     assert queue.newest_below(Priority.NORMAL).name == "sheddable"
@@ -265,12 +265,12 @@ def test_deadlines_come_before_the_target():
     queue.push(timed_member("soon", 0.0, deadline_s=9.0))
     queue.push(timed_member("a", 1.0, deadline_s=30.0))
     queue.push(timed_member("fresh", 8.0))
-    queue.arrange(5.0, due_before_s=10.0)
+    queue.arrange(8.0, 5.0, due_before_s=10.0)
     assert queue.first().name == "soon", "no time to stand behind"
     queue.remove(queue.first())
-    queue.arrange(5.0, due_before_s=10.0)
+    queue.arrange(8.0, 5.0, due_before_s=10.0)
     assert queue.first().name == "fresh"
-    queue.arrange(25.0, due_before_s=31.0)
+    queue.arrange(9.0, 5.0, due_before_s=31.0)
     assert queue.first().name == "a", "its deadline came near"
 
 
@@ -286,7 +286,7 @@ def test_nobody_is_lost_by_arranging(steps, chance):
         member = timed_member(f"m{now}", now, now + patience_s, Priority(priority), f"c{client}")
         queue.push(member)
         present.add(member)
-        queue.arrange(now - 3.0, now + 5.0)
+        queue.arrange(now, now - 3.0, now + 5.0)
         for _ in range(min(leaving, len(present))):
             gone = queue.first() if chance.random() < 0.7 else chance.choice(sorted(present, key=lambda m: m.name))
             queue.served(gone)

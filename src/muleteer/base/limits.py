@@ -80,6 +80,9 @@ SERVICE_WINDOW = _integer("service_window", 1000, "calls", "recent services whos
 CLIENT_SHARE = _integer(
     "client_share", 4, "1/share", "one client holds at most a quarter of slots + queue while others wait"
 )
+LATE_TURN = _integer(
+    "late_turn", 20, "calls", "that pass those that missed the target, until one of these is served: 5 % for them"
+)
 BATCH_MAX = _integer(
     "batch_max", 512, "calls", "in one batch, unless `batch_max` says less: beyond, a model gains little and holds much"
 )

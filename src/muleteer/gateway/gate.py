@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from muleteer.base.errors import (
@@ -80,14 +81,18 @@ class Gate:
         )
 
     def arrange(self, now: float) -> None:
-        """Where there is a target, calls that have missed it make no others miss it, while their deadlines allow."""
+        """Where there is a target, calls that have missed it make no others miss it, while their deadlines allow: these
+        must leave time for all who wait, and for one service more, which holds the slots now.
+        """
         target_s, queue = self.route.slo_s, self.queue
-        if target_s is None or not queue.depth:
+        if not queue.depth or (target_s is None and not queue.any_behind):
             return
         estimate = self.capacity.estimate(self.route, queue.depth)
-        if estimate is not None and not estimate.guessed:
-            last_s = admission.predicted_s(queue.depth, self.capacity.ready_slots, estimate)
-            queue.arrange(now - target_s, now + last_s)
+        if target_s is None or estimate is None or estimate.guessed:
+            queue.arrange(now, -math.inf, math.inf)  # nobody stands behind
+            return
+        last_s = admission.predicted_s(queue.depth, self.capacity.own_slots, estimate) + estimate.p99_s
+        queue.arrange(now, now - target_s, now + last_s)
 
     def slot(self, now: float) -> Link | None:
         """The link for the first call that waits. It is sent ahead only if its time suffices for two services."""

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from muleteer.base.limits import LATE_TURN
+
 
 class Tick(NamedTuple):
     """What a policy is shown: as much as a controller would know.
@@ -96,7 +98,8 @@ class Backend(NamedTuple):
 
 class _Run:
     """The state of one run. Admission is the gateway's rule, (queued + 1)·S/C + p99 ≤ D, with S and p99 known. Its
-    order, too: calls that have missed the target stand behind the others while their deadlines allow.
+    order, too: calls that have missed the target stand behind the others until half of their time is gone, and one of
+    them runs for every `LATE_TURN` of the others.
     """
 
     def __init__(self, backend: Backend, policy: Policy, target_s: float, services: Sequence[float]) -> None:
@@ -106,6 +109,7 @@ class _Run:
         self.services = services
         self.line: deque[int] = deque()
         self.late_line: deque[int] = deque()
+        self.passed = 0  # calls that ran while others stood behind
         self.idle = self.ready = backend.initial
         self.leaving = 0  # of those that run, to be stopped when free
         self.starting: list[float] = []
@@ -129,11 +133,17 @@ class _Run:
 
     def next(self, now: float, arrivals: Sequence[float]) -> int:
         """Who waits and is served now."""
-        urgent = now + self.predicted_s() - self.backend.deadline_s
-        while self.line and urgent <= arrivals[self.line[0]] < now - self.target_s:
+        deadline_s = self.backend.deadline_s
+        due = now - min(deadline_s / 2, deadline_s - self.predicted_s())
+        while self.line and due < arrivals[self.line[0]] < now - self.target_s:
             self.late_line.append(self.line.popleft())
-        if self.late_line and (not self.line or arrivals[self.late_line[0]] < urgent):
+        if not self.late_line:
+            self.passed = 0
+            return self.line.popleft()
+        if not self.line or arrivals[self.late_line[0]] <= due or self.passed >= LATE_TURN:
+            self.passed = 0
             return self.late_line.popleft()
+        self.passed += 1
         return self.line.popleft()
 
     def admit(self, call: int) -> bool:
