@@ -20,7 +20,7 @@ TELLS = """
 import os
 class Model:
     def predict(self):
-        names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MULETEER_CPUS")
+        names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MODEL_CPUS")
         return {"nice": os.nice(0), **{name: os.environ.get(name) for name in names}}
 """
 
@@ -162,7 +162,7 @@ def test_real_replicas_are_told_where_they_are() -> None:
         devices = {id: each["CUDA_VISIBLE_DEVICES"] for id, each in found.items()}
         outside = os.environ.get("CUDA_VISIBLE_DEVICES")
         assert devices == {"a-1": "4,5", "a-2": "6", "b-1": "6", "c-1": outside, "d-1": "4"}
-        cpus = {id: each["MULETEER_CPUS"] for id, each in found.items()}
+        cpus = {id: each["MODEL_CPUS"] for id, each in found.items()}
         assert cpus == {"a-1": "2", "a-2": "2", "b-1": "3", "c-1": "1", "d-1": "4"}
         assert found["b-1"]["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "3")
         assert found["c-1"]["nice"] > found["b-1"]["nice"], "one of four has a quarter of the time"

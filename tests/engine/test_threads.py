@@ -29,7 +29,7 @@ def test_threads_of_one_replica(settings, cores, count) -> None:
 def test_every_pool_has_its_share() -> None:
     found = environment(BackendSettings(replicas=2), 4, {})
     assert set(found.values()) == {"2"}
-    assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "MULETEER_CPUS"} <= set(
+    assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "MODEL_CPUS"} <= set(
         found
     )
 
@@ -37,7 +37,7 @@ def test_every_pool_has_its_share() -> None:
 def test_what_the_user_said_stands() -> None:
     assert "OPENBLAS_NUM_THREADS" not in environment(BackendSettings(), 4, {"OPENBLAS_NUM_THREADS": "3"})
     found = environment(BackendSettings(), 4, {"OMP_NUM_THREADS": "3"})
-    assert set(found) == {"VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS", "MULETEER_CPUS"}, "the rest fall back on it"
+    assert set(found) == {"VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS", "MODEL_CPUS"}, "the rest fall back on it"
 
 
 def test_priority_follows_weight_by_replica() -> None:

@@ -18,8 +18,10 @@ FALLING_BACK = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"
 """numpy and scipy by their BLAS, numexpr: each reads its own name first, then OMP_NUM_THREADS."""
 ALONE = ("VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS")
 """numpy on macOS; tokenizers and other Rust libraries."""
-CPUS = "MULETEER_CPUS"
-"""For the model's own code, and for libraries that take it as an argument only (onnxruntime)."""
+CPUS = "MODEL_CPUS"
+"""For the model's own code, and for libraries that take it as an argument only (onnxruntime). No MULETEER_ name: those
+are settings of a muleteer that the model may start.
+"""
 
 NICE = 5
 """Of a backend of weight 1: the front, at 0, comes first."""
