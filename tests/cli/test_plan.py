@@ -37,6 +37,13 @@ class Chatty:
     def predict(self, count: int) -> None:
         print("y" * 9999)
 
+class Grows:
+    example = 1
+    held = []
+    def predict(self, count: int) -> None:
+        Grows.held.append(b"x" * 200_000)
+        time.sleep(0.002)
+
 class Divides:
     example = {"by": 1}
     def predict(self, by: int) -> float:
@@ -190,7 +197,18 @@ def test_inputs_come_from_files_or_the_command_line_and_a_chatty_model_is_read(p
     )
     assert done.returncode == 0
     assert json.loads(done.stdout)["measured"]["calls"] > 20
-    assert done.stderr.startswith("Chatty | yyy")
+    shown = done.stderr.splitlines()
+    assert len(shown) == 21
+    assert shown[0].startswith("Chatty | yyy")
+    assert re.fullmatch(r"Chatty \| … [\d,]+ more lines are not shown", shown[-1])
+
+
+def test_large_numbers_are_plain_digits_and_growth_is_said(plan):
+    done = plan("Grows", "--rate", "2000000", "--seconds", "1", "--memory", "64GiB")
+    assert re.search(r"^2,000,000 calls/s with p99 200ms$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  cores +[\d,]+: [\d,.]+ are busy", done.stdout, re.MULTILINE)
+    assert not re.search(r"\de[+]\d", done.stdout)
+    assert re.search(r"^ +a replica grew by [\d.]+MiB while it was measured", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ OF_INTEREST = (
 OUT_OF_REACH = 1
 COMPUTES = 0.5
 """Share of a call on a core from which a model computes rather than waits: then its threads decide how fast it is."""
+LINES_SHOWN = 20
+"""Of what the model prints: a model that prints at each call would bury the answer."""
 _BATCH_MAX = 1024
 
 
@@ -145,8 +147,13 @@ def _measure(spec: BackendSpec, inputs: Sequence[Unit], seconds: float, question
         debug=True,
     )
 
+    said = 0
+
     def show_line(line: str) -> None:
-        say(f"{spec.name} | {harmless(line)}", to=sys.stderr)
+        nonlocal said
+        said += 1
+        if said <= LINES_SHOWN:
+            say(f"{spec.name} | {harmless(line)}", to=sys.stderr)
 
     with TemporaryDirectory(prefix="muleteer-plan-") as directory:
         try:
@@ -161,6 +168,9 @@ def _measure(spec: BackendSpec, inputs: Sequence[Unit], seconds: float, question
             )
         except EndedError as error:
             raise cannot_serve(spec.target, error.last_exit) from None
+        finally:
+            if said > LINES_SHOWN:
+                say(f"{spec.name} | … {said - LINES_SHOWN:,} more lines are not shown", to=sys.stderr)
 
 
 def _answer(question: Question, measured: Measured) -> CapacityPlan:

@@ -11,13 +11,15 @@ from muleteer.cli.output import harmless, say
 from muleteer.control.capacity_plan import CapacityPlan, Question
 from muleteer.control.queueing import Service
 from muleteer.control.sizing import QUANTILE
-from muleteer.spec.units import format_bytes, format_rate, format_seconds
+from muleteer.spec.units import format_bytes, format_number, format_rate, format_seconds
 from muleteer.trial.measure import Measured
 
 _LABEL = 11
 _SIZES_SHOWN = 6
 CONTENDED = 0.05
 """Share of a call waiting for a core above which the machine was too busy to be believed without saying so."""
+GROWTH = 0.1
+"""Share of its memory by which a replica may grow while it is measured, with its caches warm, and no word is said."""
 
 
 def show_measured(measured: Measured) -> None:
@@ -39,6 +41,9 @@ def show_measured(measured: Measured) -> None:
             f"{seconds(alone.cpu_wait_s)} of a call waited for a core: others use this machine, and calls look longer",
         )
     _row("memory", f"{format_bytes(measured.first_bytes)}, each further replica {format_bytes(measured.next_bytes)}")
+    if measured.grown_bytes > GROWTH * measured.first_bytes:
+        grown = format_bytes(measured.grown_bytes)
+        _row("", f"a replica grew by {grown} while it was measured: one that goes on so needs `max_rss`, and more room")
     if measured.curve is not None:
         few = [f"{batch.size}: {seconds(batch.seconds)}" for batch in measured.batches[-_SIZES_SHOWN:]]
         curve = measured.curve
@@ -55,15 +60,18 @@ def share_on_core(measured: Measured) -> float:
 
 def show_plan(question: Question, measured: Measured, found: CapacityPlan) -> None:
     """What follows."""
-    say(f"{question.rate:g} calls/s with p99 {seconds(question.p99_s)}")
-    _row("replicas", f"{found.replicas}, {found.utilisation * 100:.0f} % busy")
+    say(f"{format_rate(question.rate)} with p99 {seconds(question.p99_s)}")
+    _row("replicas", f"{found.replicas:,}, {found.utilisation * 100:.0f} % busy")
     _row("expected", f"p50 {seconds(found.p50_s)}, p99 {seconds(found.p99_s)}")
     _row("memory", format_bytes(found.memory_bytes))
-    _row("cores", f"{found.cores_needed}: {found.cores:.2g} are busy on average, the gateway included")
+    _row(
+        "cores",
+        f"{found.cores_needed:,}: {format_number(float(f'{found.cores:.2g}'))} are busy on average, the gateway included",
+    )
     if measured.curve is not None:
         _row("batch", found.batch_reason)
     _row("queue", found.queue_reason)
-    _row("breaks", ", ".join(f"{each.replicas} at {format_rate(each.rate)}" for each in found.breaks))
+    _row("breaks", ", ".join(f"{each.replicas:,} at {format_rate(each.rate)}" for each in found.breaks))
     _row("one more", found.one_more)
     for problem in found.problems:
         _row("too little", problem)
@@ -84,6 +92,7 @@ def as_json(question: Question, measured: Measured, found: CapacityPlan, yaml: s
                 "cpu_wait_s": alone.cpu_wait_s,
                 "first_bytes": measured.first_bytes,
                 "next_bytes": measured.next_bytes,
+                "grown_bytes": measured.grown_bytes,
                 "batches": msgspec.to_builtins(measured.batches),
                 "curve": msgspec.to_builtins(measured.curve),
                 "two_at_once": msgspec.to_builtins(measured.beside),

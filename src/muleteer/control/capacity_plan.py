@@ -342,10 +342,10 @@ def yaml_text(found: CapacityPlan, question: Question, backend: BackendSpec, rou
         endpoints=(EndpointSpec(name=backend.name, route=route, traffic={backend.name: 1.0}),),
     )
     return (
-        f"# {question.rate:g} calls/s with p99 {format_seconds(question.p99_s)}: {_number(found.replicas, 'replica')}, "
+        f"# {format_rate(question.rate)} with p99 {format_seconds(question.p99_s)}: {_number(found.replicas, 'replica')}, "
         f"{format_bytes(found.memory_bytes)}, {_number(found.cores_needed, 'core')}\n"
     ) + dump(declared, base_dir=folder)
 
 
 def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return f"{count} {what}" if count == 1 else f"{count:,} {what}s"

@@ -30,7 +30,7 @@ from muleteer.control.sizing import (
     useful_max,
 )
 from muleteer.control.warmth import idle_s
-from muleteer.spec.units import format_seconds
+from muleteer.spec.units import format_number, format_rate, format_seconds
 
 Limit = Literal["rate", "backlog", "hold", "idle", "target", "min", "max", "cpu", "memory", "start"]
 """What decides: the rate and the target · calls that wait already · a recent need · how long the last one is kept · a
@@ -244,7 +244,7 @@ class Sizer:
         trend = f", {forecast.trend:+.2g}/s per second" if forecast.trend else ""
         bursts = f", bursts {forecast.dispersion:.2g} times as uneven as chance" if forecast.dispersion > 1.5 else ""
         ahead = _time(workload.startup_s)
-        said = f"{forecast.rate:.3g} calls/s{trend}{bursts}, planned for {rate:.3g}/s in {ahead}"
+        said = f"{format_rate(forecast.rate)}{trend}{bursts}, planned for {format_number(rate)}/s in {ahead}"
         if not need.attainable:
             return (
                 f"{need.replicas} at {said}: p99 {format_seconds(self.target_s)} is out of reach, a call alone takes "

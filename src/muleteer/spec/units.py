@@ -70,4 +70,9 @@ def format_bytes(size: int) -> str:
 
 def format_rate(per_second: float) -> str:
     """`0.213 calls/s`, `45.6 calls/s`, `1,230 calls/s`."""
-    return f"{per_second:,.0f} calls/s" if per_second >= 99.95 else f"{per_second:.3g} calls/s"
+    return f"{format_number(per_second)} calls/s"
+
+
+def format_number(value: float) -> str:
+    """`0.213`, `45.6`, `1,230`: three digits, above 100 all of them."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"

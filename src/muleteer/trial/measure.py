@@ -75,6 +75,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         startup_s: of the first replica, whose files may have come from the disk, and of the second.
         first_bytes, next_bytes: memory of one replica, and what a second one adds to it (PSS: shared pages count once).
+        grown_bytes: by how much the first replica grew after it was measured alone, when its caches were warm.
         batches: each size that was measured, of a model that takes batches.
     """
 
@@ -84,6 +85,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     alone: Alone
     beside: Beside
+    grown_bytes: int = 0
     batches: tuple[Batch, ...] = ()
     curve: BatchCurve | None = None
 

@@ -54,16 +54,18 @@ def measure(
         takes_batches = bool(first.link.ready.get("batch"))
         alone_share = 1 - BESIDE_SHARE - (BATCH_SHARE if takes_batches else 0)
         alone = measure_alone(first, inputs, alone_share * seconds)
-        first_bytes = _memory(first)
+        first_bytes, first_rss_bytes = _memory(first)
         batches: tuple[Batch, ...] = ()
         if takes_batches:
             batches = measure_batches(first, inputs, BATCH_SHARE * seconds, target_s=target_s, size_max=size_max)
         second.start()
         beside = measure_beside((first, second), inputs, BESIDE_SHARE * seconds, alone)
+        (end_bytes, end_rss_bytes), (second_bytes, _) = _memory(first), _memory(second)
         return Measured(
             startup_s=(first.startup_s, second.startup_s),
             first_bytes=first_bytes,
-            next_bytes=max(0, _memory(first) + _memory(second) - first_bytes),
+            next_bytes=max(0, end_bytes + second_bytes - first_bytes),
+            grown_bytes=max(0, end_rss_bytes - first_rss_bytes),
             concurrency=request.settings.concurrency,
             alone=alone,
             beside=beside,
@@ -80,9 +82,9 @@ def _example(replica: TrialReplica) -> Unit:
     return Unit((msgspec.json.encode(replica.info["example"]),), "the call on `example`")
 
 
-def _memory(replica: TrialReplica) -> int:
-    """PSS."""
+def _memory(replica: TrialReplica) -> tuple[int, int]:
+    """PSS and RSS."""
     used = usage(replica.pid)
     if used is None:
         raise StartupFailedError(f"{replica.request.target}: the replica ended while it was measured")
-    return used.pss_bytes
+    return used.pss_bytes, used.rss_bytes
