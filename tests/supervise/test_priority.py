@@ -34,7 +34,9 @@ def test_children_get_the_priority_they_are_given(tree, make):
 
 @contextmanager
 def memory_limit(megabytes, until):
-    """What is started inside has so much memory together. Skips where no control group can be made."""
+    """A control group of so much memory: a path to tell members to, and one to tell them out of it again. Skips where
+    none can be made.
+    """
     line = next((line for line in Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in line), "")
     parent = Path("/sys/fs/cgroup/memory", line.rpartition(":")[2].lstrip("/"))
     group = parent / f"muleteer-test-{os.getpid()}"
@@ -44,20 +46,22 @@ def memory_limit(megabytes, until):
         pytest.skip("needs the right to make a control group for memory (version 1)")
     try:
         (group / "memory.limit_in_bytes").write_text(str(megabytes * 1000 * 1000))
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-        yield
+        yield group / "cgroup.procs", parent / "cgroup.procs"
     finally:
-        (parent / "cgroup.procs").write_text(str(os.getpid()))
         until(lambda: not (group / "cgroup.procs").read_text(), "the last of it has ended")
         group.rmdir()
 
 
 def test_when_memory_runs_out_a_replica_is_taken_before_a_larger_front(tree, make, place):
-    with memory_limit(LIMIT_MB, make.until):
-        started = tree(
-            make.child("front", "hold:90", "ready", "wait"),
-            make.child("m-1", "ready", f"when:{place}/go", "grow", oom_score=500),
-        )
+    with memory_limit(LIMIT_MB, make.until) as (inside, outside):
+        inside.write_text(str(os.getpid()))  # for as long as the supervisor is born into it, and no longer: the test is
+        try:  # itself the largest process here, and would be taken first
+            started = tree(
+                make.child("front", "hold:90", "ready", "wait"),
+                make.child("m-1", "ready", f"when:{place}/go", "grow", oom_score=500),
+            )
+        finally:
+            outside.write_text(str(os.getpid()))
         try:
             started.wait_ready(2)
             (place / "go").touch()
