@@ -64,9 +64,10 @@ def show_plan(question: Question, measured: Measured, found: CapacityPlan) -> No
     _row("replicas", f"{found.replicas:,}, {found.utilisation * 100:.0f} % busy")
     _row("expected", f"p50 {seconds(found.p50_s)}, p99 {seconds(found.p99_s)}")
     _row("memory", format_bytes(found.memory_bytes))
+    busy = float(f"{found.cores:.2g}")
     _row(
         "cores",
-        f"{found.cores_needed:,}: {format_number(float(f'{found.cores:.2g}'))} are busy on average, the gateway included",
+        f"{found.cores_needed:,}: {format_number(busy)} are busy on average, the gateway included",
     )
     if measured.curve is not None:
         _row("batch", found.batch_reason)

@@ -341,8 +341,9 @@ def yaml_text(found: CapacityPlan, question: Question, backend: BackendSpec, rou
         backends=(msgspec.structs.replace(backend, settings=settings),),
         endpoints=(EndpointSpec(name=backend.name, route=route, traffic={backend.name: 1.0}),),
     )
+    asked = f"{format_rate(question.rate)} with p99 {format_seconds(question.p99_s)}"
     return (
-        f"# {format_rate(question.rate)} with p99 {format_seconds(question.p99_s)}: {_number(found.replicas, 'replica')}, "
+        f"# {asked}: {_number(found.replicas, 'replica')}, "
         f"{format_bytes(found.memory_bytes)}, {_number(found.cores_needed, 'core')}\n"
     ) + dump(declared, base_dir=folder)
 
