@@ -146,6 +146,21 @@ def test_it_sleeps_after_its_idle_time_and_a_demand_wakes_it() -> None:
     assert sized.sizing.reason.startswith("0: no call for 3")
 
 
+def test_one_that_was_given_up_sleeps_until_somebody_calls() -> None:
+    world = World(spec("m", replicas=Replicas(0, 4), idle=3600.0), spec("n", replicas=Replicas(1, 4)))
+    world.scaler.demand(["m"], world.now)
+    world.ticks(10, m=1)
+    world.scaler.given_up("m", world.now)
+    world.scaler.given_up("n", world.now)
+    assert (world.wanted("m"), world.wanted("n")) == (0, 1), "room that comes back is not for calls of the past"
+    world.ready = {"m": 0, "n": 1}
+    world.ticks(4)
+    assert world.wanted("m") == 0
+    world.scaler.demand(["m"], world.now)
+    world.scaler.given_up("m", world.now)
+    assert world.wanted("m") == 1, "somebody waits"
+
+
 def test_its_idle_time_begins_when_it_is_ready() -> None:
     world = World(spec(replicas=Replicas(0, 1), idle=1.0))
     world.scaler.demand(["m"], world.now)

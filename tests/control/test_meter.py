@@ -146,7 +146,9 @@ def test_a_kind_is_reserved_as_declared_else_as_measured_else_twice_as_guessed()
         ledger.observe(f"f{size}", "m:B", size * MB, 1.0)
     assert ledger.reservation("f99", "m:C", None, budget) == (60 * MB, False), "what most of them need"
     ledger.outgrew("f00", 90 * MB)
-    assert ledger.reservation("f00", "m:A", 7, budget) == (90 * MB, True), "no start takes less than one has taken, whatever is declared"
+    assert ledger.reservation("f00", "m:A", 7, budget) == (90 * MB, True), (
+        "no start takes less than one has taken, whatever is declared"
+    )
     ledger.keep(frozenset())
     assert not ledger.reservation("f00", "m:A", None, budget).known
 

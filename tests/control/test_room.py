@@ -104,9 +104,10 @@ def test_calls_make_room_and_what_cannot_fit_is_refused(folder) -> None:
     with Server(folder, "-c", "room.yaml") as server:
         assert ask(server, "/a", {})[:2] == (200, "ok")
         assert ask(server, "/b", {})[:2] == (200, "ok")
+        wait_until(lambda: 40e6 < running(server)["a"][0]["measured_bytes"] < 100e6, "a is measured as it serves")
+        wait_until(lambda: 40e6 < running(server)["b"][0]["measured_bytes"] < 100e6, "b is measured as it serves")
         told = server.status()
         assert told["budget"]["memory_bytes"] == 510 * 2**20
-        assert 40_000_000 < running(server)["a"][0]["measured_bytes"] < 100_000_000
         replicas = sum(row["memory_bytes"] for rows in running(server).values() for row in rows)
         assert replicas + 20_000_000 < told["used"]["memory_bytes"] < 510 * 2**20, "our own processes count, too"
         wait_until(lambda: measured(server, "a"), "what a holds counts, not what was set aside")

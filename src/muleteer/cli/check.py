@@ -7,7 +7,6 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -22,7 +21,7 @@ from muleteer.spec.settings import SETTINGS
 from muleteer.spec.targets import check_target
 from muleteer.spec.units import format_bytes
 from muleteer.trial.link import Unit
-from muleteer.trial.replica import EndedError, TrialReplica
+from muleteer.trial.replica import EndedError, TrialReplica, scratch
 
 OF_INTEREST = ("batch", "concurrency", "timeout", "max_body", "load_timeout")
 _LABEL = 10
@@ -53,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         debug=True,
     )
     say(found.target)
-    with TemporaryDirectory(prefix="muleteer-check-") as directory:
+    with scratch("check") as directory:
         _check(request, Path(directory), found.calls)
     say("ok")
     return 0

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -30,7 +29,7 @@ from muleteer.spec.targets import check_target
 from muleteer.spec.units import parse_bytes
 from muleteer.trial.link import Unit
 from muleteer.trial.measure import Measured
-from muleteer.trial.replica import EndedError
+from muleteer.trial.replica import EndedError, scratch
 from muleteer.trial.run import measure
 
 OF_INTEREST = (
@@ -155,7 +154,7 @@ def _measure(spec: BackendSpec, inputs: Sequence[Unit], seconds: float, question
         if said <= LINES_SHOWN:
             say(f"{spec.name} | {harmless(line)}", to=sys.stderr)
 
-    with TemporaryDirectory(prefix="muleteer-plan-") as directory:
+    with scratch("plan") as directory:
         try:
             return measure(
                 request,

@@ -184,6 +184,16 @@ class Autoscaler:
                 changed.append(name)
         return changed
 
+    def given_up(self, name: str, now: float) -> None:
+        """The last replica of a backend was given up for another: it sleeps, unless somebody waits for it. Otherwise it
+        would be started again as soon as there is room, for calls of the past.
+        """
+        sized = self._sized.get(name)
+        if sized is None or sized.sizer.bounds.min or self.waited_s(name, now):
+            return
+        sized.sizer.sleep()
+        sized.wanted = 0
+
     def take(self, gateway: str, told: Mapping[str, Any], now: float) -> None:
         """One gateway's answer to `load`. Raises msgspec.ValidationError for what cannot be read."""
         loads = msgspec.convert(told.get("backends"), _LOADS)
@@ -304,7 +314,7 @@ class Autoscaler:
             running=max(0, open_calls - queued),
         )
         if sized.wanted and not any(present) and not self.waited_s(spec.name, now):
-            sized.sizer.sleep()  # it was given up for another, or found no room: none is started for calls of the past
+            sized.sizer.sleep()  # it found no room, and those who called are gone
         sized.stepped_s, sized.workload = now, workload
         sized.sizing = sized.sizer.step(seen, workload, Room(self.cores))
         self._note_missing(sized, sized.sizing.missing)

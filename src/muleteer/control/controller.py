@@ -307,6 +307,8 @@ class Controller:
                 self._dirty[name] = None
             for id in victims & fleet.replicas.keys():
                 self._drain(fleet, id, now)
+                if not fleet.serving():
+                    self._autoscaler.given_up(name, now)
         if allocation.problem is None:
             self.problems.end("memory budget")
         else:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Self
 
 from muleteer.base.clock import MonotonicClock
@@ -26,6 +27,7 @@ from muleteer.trial.link import Answered, Link, Unit
 
 OnStage = Callable[[str, float], None]
 OnLine = Callable[[str], None]
+_FOLDER_CHARS_MAX = 60  # leaves room for a folder and a socket: their whole path may have 107 bytes
 _LOOK_S = 0.25  # how often an overdue call is looked for
 
 
@@ -35,6 +37,12 @@ class EndedError(Exception):
     def __init__(self, last_exit: LastExit) -> None:
         super().__init__(last_exit.reason)
         self.last_exit = last_exit
+
+
+def scratch(verb: str) -> TemporaryDirectory[str]:
+    """A private folder for replicas, short enough for their sockets whatever TMPDIR says."""
+    folder = gettempdir()
+    return TemporaryDirectory(prefix=f"muleteer-{verb}-", dir=folder if len(folder) <= _FOLDER_CHARS_MAX else "/tmp")  # noqa: S108
 
 
 class TrialReplica:
@@ -62,7 +70,7 @@ class TrialReplica:
         self.request = request
         self.info: dict[str, object] = {}
         self.startup_s = 0.0
-        self._path = str(directory / f"{request.id}.sock")
+        self._path = str(directory / f"{request.id.rpartition('-')[2][-8:]}.sock")
         self._log = directory / f"{request.id}.log"
         self._on_stage = on_stage
         self._on_line = on_line
