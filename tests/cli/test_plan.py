@@ -29,7 +29,7 @@ class Batched:
         return inputs
 
 class Computes:
-    example = 3000
+    example = 30_000
     def predict(self, count: int) -> int:
         return sum(each * each for each in range(count))
 

@@ -200,6 +200,13 @@ def test_who_waits_for_others_to_be_measured_waits_if_that_is_soon() -> None:
     assert allocate(slow, starting, machine(2)).refused["a"].retry_s == pytest.approx(10.0)
     late = [msgspec.structs.replace(each, starting_s=7.0) for each in starting]
     assert allocate(slow, late, machine(2)).refused == {}, "nine seconds, of which seven are over"
+    ready = [msgspec.structs.replace(each, state="ready", ready_s=0.3, idle_s=0.0, busy=True) for each in starting]
+    least = [wants("x", least=1), wants("y", least=1), wants("a", waited_s=1.0)]
+    assert allocate(least, ready, machine(2)).refused == {}, "they are measured in a moment"
+    measured = [msgspec.structs.replace(each, memory_bytes=MB, idle_s=0.3, busy=False) for each in ready]
+    assert allocate(demands, measured, machine(2)).refused == {}
+    full = [msgspec.structs.replace(each, memory_bytes=GB) for each in ready]
+    assert set(allocate(least, full, machine(2)).refused) == {"a"}
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -104,6 +104,14 @@ def _first(demands: Sequence[Demand]) -> list[Demand]:
     return sorted(demands, key=lambda d: (-d.waited_s * d.weight, d.memory_bytes, d.backend))
 
 
+def _surplus_bytes(holding: Holding) -> int:
+    """What of it will be free once a replica that is just ready was measured; half of a guess, most likely."""
+    if holding.state != "ready" or holding.ready_s >= SETTLED_S:
+        return 0
+    least = holding.memory_bytes or (0 if holding.known else holding.counted_bytes // 2)
+    return holding.counted_bytes - least if least else 0
+
+
 class _Room(NamedTuple):
     """What there can be, in so many seconds."""
 
@@ -247,8 +255,13 @@ class _Machine:
                 measured.append(_Room(self._loads_s(each) + SETTLED_S, each.counted_bytes // 2, 0.0))
             elif each.state == "starting" and each.backend != asking and not self._within_least(each):
                 found[each.replica] = each
-        ended = (_Room(self._residence_left_s(each), each.counted_bytes, each.gpus) for each in found.values())
-        return sorted([*measured, *ended])
+        surplus = {id: _surplus_bytes(each) for id, each in self._staying.items()}
+        settled = (_Room(SETTLED_S - self._staying[id].ready_s, size, 0.0) for id, size in surplus.items() if size)
+        ended = (
+            _Room(self._residence_left_s(each), each.counted_bytes - surplus[id], each.gpus)
+            for id, each in found.items()
+        )
+        return sorted([*measured, *settled, *ended])
 
     def _resting(self) -> list[_Room]:
         """What there could be once those that work on a call, and have no more that wait, are done with it."""
