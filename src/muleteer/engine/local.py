@@ -76,14 +76,7 @@ class LocalEngine:
         self._sockets_used += 1
         # Socket paths end at 107 bytes, so they carry a number and not the id.
         address = f"unix:{self._run_dir}/sockets/{self._sockets_used}.sock"
-        status = ReplicaStatus(
-            id=request.id,
-            backend=request.backend,
-            generation=request.generation,
-            fingerprint=request.fingerprint,
-            address=address,
-            state="starting",
-        )
+        status = ReplicaStatus.first(request, address=address)
         self._replicas[request.id] = status
         self._waiting[request.id] = request
         self._place(request)

@@ -14,7 +14,7 @@ Laws, which `muleteer.testing.engine.check_engine` holds every engine to:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import msgspec
 
@@ -73,6 +73,19 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     secret: str = ""
     node: str = ""
     last_exit: LastExit | None = None
+
+    @classmethod
+    def first(cls, request: ReplicaRequest, *, address: str = "", secret: str = "") -> Self:
+        """Of one that was just asked for: `starting`, in no place but `address`."""
+        return cls(
+            id=request.id,
+            backend=request.backend,
+            generation=request.generation,
+            fingerprint=request.fingerprint,
+            address=address,
+            state="starting",
+            secret=secret,
+        )
 
 
 class Capacity(msgspec.Struct, frozen=True):

@@ -33,15 +33,8 @@ class FakeWorld:
     def start(self, request: ReplicaRequest) -> ReplicaStatus:
         """A new replica begins its first life."""
         self.requests[request.id] = request
-        first = ReplicaStatus(
-            id=request.id,
-            backend=request.backend,
-            generation=request.generation,
-            fingerprint=request.fingerprint,
-            address=f"unix:/fake/{request.id}.sock",
-            state="starting",
-            pid=self._next_pid(),
-        )
+        first = ReplicaStatus.first(request, address=f"unix:/fake/{request.id}.sock")
+        first = msgspec.structs.replace(first, pid=self._next_pid())
         if request.settings.gpus:
             last_exit = LastExit(reason="no_gpu", message="this world has no GPUs")
             first = msgspec.structs.replace(first, state="failed", pid=None, last_exit=last_exit)

@@ -85,14 +85,7 @@ class RayEngine:
         known = self._replicas.get(request.id)
         if known is not None:
             return known
-        status = ReplicaStatus(
-            id=request.id,
-            backend=request.backend,
-            generation=request.generation,
-            fingerprint=request.fingerprint,
-            address="",
-            state="starting",
-        )
+        status = ReplicaStatus.first(request)
         self._replicas[request.id] = status
         self._requests[request.id] = request
         self._ask_start(request)

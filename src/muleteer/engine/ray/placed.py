@@ -303,15 +303,7 @@ class Placed:
         if before is None:
             if request is None:
                 return
-            before = ReplicaStatus(
-                id=self.id,
-                backend=request.backend,
-                generation=request.generation,
-                fingerprint=request.fingerprint,
-                address="",
-                state="starting",
-                secret=self._secret,
-            )
+            before = ReplicaStatus.first(request, secret=self._secret)
         status = msgspec.structs.replace(before, state=state, since_s=0.0)
         if state != "stopping":
             status = msgspec.structs.replace(status, pid=None)
