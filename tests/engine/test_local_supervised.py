@@ -8,7 +8,7 @@ import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from muleteer.control.line_stream import LineStream
+from muleteer.engine.line_stream import LineStream
 from muleteer.engine.local import LocalEngine
 from muleteer.engine.port import Engine, ReplicaRequest, ReplicaStatus
 from muleteer.testing.engine import check_engine

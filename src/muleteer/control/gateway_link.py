@@ -11,8 +11,9 @@ import msgspec
 
 from muleteer.base.errors import UsageError
 from muleteer.base.limits import GATEWAY_ANSWER_S_MAX, GATEWAY_DIAL_S
-from muleteer.control.line_stream import LineStream, connect
+from muleteer.control.dial import connect
 from muleteer.control.problems import Problems
+from muleteer.engine.line_stream import LineStream
 from muleteer.spec.snapshot import Snapshot
 
 OnDemand = Callable[[list[str]], None]

@@ -22,10 +22,10 @@ from muleteer.control.commands import Commands
 from muleteer.control.controller import Controller
 from muleteer.control.declaration import Declaration
 from muleteer.control.fleet import failed_for_good
-from muleteer.control.line_stream import LineStream
 from muleteer.control.proc import age_s
 from muleteer.control.publish import Elsewhere
 from muleteer.control.rolling import Rolling
+from muleteer.engine.line_stream import LineStream
 from muleteer.engine.local import LocalEngine
 from muleteer.spec.address import url_of
 from muleteer.spec.secret import derive

@@ -20,10 +20,10 @@ import msgspec
 from muleteer.base.clock import Clock
 from muleteer.base.errors import WireError
 from muleteer.base.limits import RAY_CALL_S, RAY_LOOK_S, RAY_RETRY_S
+from muleteer.engine.line_stream import LineStream
 from muleteer.engine.port import ReplicaRequest, ReplicaStatus
 from muleteer.engine.ray.cluster import Cluster, Hung, RayError
 from muleteer.engine.ray.gateway_host import GatewayWish
-from muleteer.engine.ray.lines import Lines
 from muleteer.engine.ray.nodes import PREFIX, NodeGateways
 from muleteer.engine.ray.place import View
 from muleteer.engine.ray.placed import Placed
@@ -59,7 +59,7 @@ class Bridge:
         self._on_joined = on_joined
         self._notice = notice
         self._ending = False
-        self._controller: Lines | None = None
+        self._controller: LineStream | None = None
         self._instance = ""
         self._key = b""
         self._opened = asyncio.Event()
@@ -200,14 +200,17 @@ class Bridge:
 
     # the controller
 
-    def _new_controller(self) -> Lines:
-        return Lines(self._receive, self._controller_gone)
+    def _new_controller(self) -> LineStream:
+        lines: LineStream = LineStream(
+            lambda message: self._receive(lines, message), lambda: self._controller_gone(lines)
+        )
+        return lines
 
-    def _controller_gone(self, lines: Lines) -> None:
+    def _controller_gone(self, lines: LineStream) -> None:
         if lines is self._controller:
             self._controller = None
 
-    def _receive(self, lines: Lines, message: dict[str, Any]) -> None:
+    def _receive(self, lines: LineStream, message: dict[str, Any]) -> None:
         if message["type"] == "open":
             self._open(lines, message)
         elif lines is not self._controller or not self._adopted:
@@ -225,7 +228,7 @@ class Bridge:
             }
             self._do(actions[message["type"]]())
 
-    def _open(self, lines: Lines, message: dict[str, Any]) -> None:
+    def _open(self, lines: LineStream, message: dict[str, Any]) -> None:
         if self._instance not in ("", message["instance"]):
             raise WireError("this bridge keeps the replicas of another server")
         self._instance, self._key = message["instance"], bytes.fromhex(message["key"])

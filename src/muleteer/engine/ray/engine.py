@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from muleteer.base.limits import RAY_RETRY_S
+from muleteer.engine.line_stream import LineStream
 from muleteer.engine.port import Capacity, EngineStatistics, ReplicaRequest, ReplicaStatus
-from muleteer.engine.ray.lines import Lines
 from muleteer.spec.secret import instance_of
 
 _GRACE_S = 25.0
@@ -46,7 +46,7 @@ class RayEngine:
         self._on_gateways = on_gateways
         self._key = key
         self._report = report
-        self._bridge: Lines | None = None
+        self._bridge: LineStream | None = None
         self._ended = asyncio.Event()
         self._adopted = asyncio.Event()
         self._changes: asyncio.Queue[ReplicaStatus | None] = asyncio.Queue()
@@ -126,7 +126,7 @@ class RayEngine:
         while True:
             self._ended.clear()
             try:
-                _, lines = await loop.create_unix_connection(lambda: Lines(self._take, self._gone), self._path)
+                _, lines = await loop.create_unix_connection(lambda: LineStream(self._take, self._gone), self._path)
             except OSError as error:
                 self._report(f"the bridge to Ray cannot be reached: {error.strerror}")
                 await asyncio.sleep(RAY_RETRY_S)
@@ -137,11 +137,11 @@ class RayEngine:
             await self._ended.wait()
             self._report("the bridge to Ray ended; replicas that live go on, another one starts")
 
-    def _gone(self, _lines: Lines) -> None:
+    def _gone(self) -> None:
         self._bridge = None
         self._ended.set()
 
-    def _take(self, _lines: Lines, message: dict[str, Any]) -> None:
+    def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "replica":
             self._observe(msgspec.convert(message["replica"], ReplicaStatus))
         elif message["type"] == "replicas":

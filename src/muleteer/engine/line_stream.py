@@ -1,4 +1,4 @@
-"""JSON lines on one asyncio connection, for both ends of the bridge. Must not know what they say."""
+"""One connection that carries JSON lines, on asyncio. Must not know what the messages mean."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from muleteer.telemetry.log import log
 from muleteer.wire.lines import LineDecoder, encode_line
 
 
-class Lines(asyncio.Protocol):
-    """Args:
-    on_message: called with each message, in order; WireError from it ends the connection.
-    on_end: called once, when it is gone.
+class LineStream(asyncio.Protocol):
+    """Used with `loop.create_unix_connection` and its like.
+
+    Args:
+        on_message: called with each message, in order; WireError from it ends the connection.
+        on_end: called once, when the peer has closed, died or broken the line protocol.
     """
 
-    def __init__(self, on_message: Callable[[Lines, dict[str, Any]], None], on_end: Callable[[Lines], None]) -> None:
+    def __init__(self, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[], None]) -> None:
         self._on_message = on_message
         self._on_end = on_end
         self._decoder = LineDecoder()
@@ -35,13 +37,13 @@ class Lines(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         try:
             for message in self._decoder.feed(data):
-                self._on_message(self, message)
+                self._on_message(message)
         except WireError as error:
             log("line refused", error=str(error))
             self.close()
@@ -49,4 +51,4 @@ class Lines(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """See asyncio."""
         self._transport = None
-        self._on_end(self)
+        self._on_end()
