@@ -1,6 +1,7 @@
 """A replica that a network can reach: nothing is answered, and little is held, before the secret was shown."""
 
 import json
+import select
 import time
 from pathlib import Path
 
@@ -85,6 +86,18 @@ def test_silence_is_cut_off_and_only_so_many_may_be_silent(replica, dial):
     hello(link, secret=SECRET)
     assert link.wait_for(lambda frame: frame.type is FrameType.READY)
     assert len(list(Path(f"/proc/{replica.pid}/fd").iterdir())) < STRANGERS_MAX
+
+
+def test_silence_is_cut_off_although_calls_keep_the_replica_awake(replica, dial):
+    link = dial(replica)
+    hello(link, secret=SECRET)
+    assert link.wait_for(lambda frame: frame.type is FrameType.READY)
+    silent = dial(replica)
+    begun = time.monotonic()
+    while not select.select([silent.channel], [], [], 0)[0]:  # a loop that is awake sees its timers early
+        assert time.monotonic() - begun < HELLO_S_MAX + 3
+        assert link.ask({})[1] is None
+    assert not silent.read()
 
 
 def test_strangers_in_time():

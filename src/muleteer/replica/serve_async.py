@@ -11,7 +11,7 @@ from functools import partial
 from typing import cast
 
 from muleteer.base.errors import WireError
-from muleteer.base.limits import HELLO_S_MAX, LISTEN_BACKLOG
+from muleteer.base.limits import LISTEN_BACKLOG
 from muleteer.replica.answer import Answer, Call
 from muleteer.replica.network import Strangers, tune
 from muleteer.replica.session import CANCELLED, Session
@@ -56,6 +56,7 @@ class AsyncServer:
         self._draining = False
         self._empty = asyncio.Event()
         self._strangers: Strangers[_Link] = Strangers(lambda link: link.session.stranger)
+        self._watched = False  # a timer rings when the first of them is late
 
     async def serve(self, announce: Callable[[], None]) -> None:
         """Answer calls, after `announce()`. SIGTERM begins the drain. The listening socket stays open."""
@@ -78,7 +79,8 @@ class AsyncServer:
             if not self._strangers.let_in(link, now):
                 link.abort()
                 return
-            asyncio.get_running_loop().call_later(HELLO_S_MAX, self._end_late_strangers)
+            if not self._watched:
+                self._end_late_strangers()
         if self._draining:
             link.drain()
 
@@ -129,8 +131,14 @@ class AsyncServer:
         self.start_calls()
 
     def _end_late_strangers(self) -> None:
-        for link in self._strangers.late(time.monotonic()):
+        now = time.monotonic()
+        for link in self._strangers.late(now):
             link.abort()
+        pause_ms = self._strangers.pause_ms(now)
+        self._watched = pause_ms is not None
+        if pause_ms is not None:
+            # uvloop counts from when its loop last woke, so this may ring before its time: then it is set again
+            asyncio.get_running_loop().call_later(pause_ms / 1000, self._end_late_strangers)
 
     def _drain(self, server: asyncio.Server) -> None:
         if self._draining:
