@@ -223,6 +223,14 @@ def test_a_successor_goes_on_with_generation_and_numbers() -> None:
     assert [replica_number(id) for id in ("m-7", "lr:v1-12", "m", "m-x")] == [7, 12, 0, 0]
 
 
+def test_status_has_the_memory_of_a_replica_as_soon_as_it_has_its_process() -> None:
+    fleet = Fleet("m", {})
+    fleet.observe(msgspec.structs.replace(replica("m-1"), pid=os.getpid()), 0.0)
+    (told,) = fleet.statistics(0.0).replicas
+    assert told.rss_bytes is not None
+    assert told.rss_bytes > 2**20
+
+
 M = BackendSpec(name="m", target="m.py:M", base_dir="/")
 
 

@@ -144,7 +144,7 @@ class Fleet:
             self._leaving.pop(status.id, None)
             self._wear.forget(status.id)
             return
-        self.replicas[status.id] = Observed(status, now - status.since_s)
+        self.replicas[status.id] = Observed(status, now - status.since_s, _resident(status))
         if self.backend is not None:
             self.backend.observe(status)
 
@@ -229,7 +229,7 @@ class Fleet:
     def measure(self, now: float, notice: Callable[[str], None]) -> None:
         """Look at the memory of every replica; say which one is to be replaced for it, if any."""
         for seen in self.replicas.values():
-            seen.rss_bytes = resident_bytes(seen.status.pid) if seen.status.pid is not None else None
+            seen.rss_bytes = _resident(seen.status)
         if self.backend is None:
             return
         max_rss = self.backend.spec.settings.max_rss
@@ -297,3 +297,7 @@ class Fleet:
             condition=_CONDITIONS[status.state],
             worn=self._wear.worn(status.id),
         )
+
+
+def _resident(status: ReplicaStatus) -> int | None:
+    return resident_bytes(status.pid) if status.pid is not None else None
