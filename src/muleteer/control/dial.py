@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 
-from muleteer.base.limits import LINK_DIAL_S, LINK_SILENCE_S
+from muleteer.base.limits import LINK_DIAL_S
 from muleteer.engine.line_stream import LineStream
+from muleteer.wire.tcp import tune
 from muleteer.wire.tls import client_context
 
 
@@ -29,10 +29,5 @@ async def connect(address: str, new_stream: Callable[[], LineStream]) -> LineStr
             )
     except TimeoutError as error:
         raise OSError(f"{rest} does not answer") from error
-    channel = transport.get_extra_info("socket")
-    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, int(LINK_SILENCE_S))
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LINK_SILENCE_S * 1000))
+    tune(transport.get_extra_info("socket"))
     return stream

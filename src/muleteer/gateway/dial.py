@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
 
 from muleteer.base.errors import UsageError
-from muleteer.base.limits import LINK_DIAL_S, LINK_RETRY_S, LINK_SILENCE_S
+from muleteer.base.limits import LINK_DIAL_S, LINK_RETRY_S
 from muleteer.gateway.link import Link
 from muleteer.spec.snapshot import ReplicaAddress
 from muleteer.telemetry.log import log
+from muleteer.wire.tcp import tune
 from muleteer.wire.tls import client_context, said
 
 
@@ -107,7 +107,7 @@ async def connect(address: str, link: Link) -> None:
             transport, _ = await loop.create_connection(new, host.strip("[]"), int(port))
     except TimeoutError as error:
         raise OSError(f"{rest} does not answer") from error
-    _watch_silence(transport.get_extra_info("socket"))
+    tune(transport.get_extra_info("socket"))
     if context is None:
         return
     try:  # without a deadline of ours: a replica that still loads shakes hands later
@@ -117,12 +117,3 @@ async def connect(address: str, link: Link) -> None:
     if sealed is None:
         raise OSError(f"{rest} closed the connection")
     link.connection_made(sealed)
-
-
-def _watch_silence(channel: socket.socket) -> None:
-    """Let the kernel end a connection whose other end, or the way to it, has gone without a word."""
-    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, int(LINK_SILENCE_S))
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LINK_SILENCE_S * 1000))

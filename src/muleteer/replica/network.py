@@ -1,28 +1,15 @@
-"""Links that come over a network: anybody may have opened one, and its other end may vanish without a word."""
+"""Links that come over a network: anybody may have opened one. Must not know sockets."""
 
 from __future__ import annotations
 
 import hmac
 import math
-import socket
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from muleteer.base.limits import HELLO_S_MAX, LINK_SILENCE_S, STRANGERS_MAX
+from muleteer.base.limits import HELLO_S_MAX, STRANGERS_MAX
 
 _Link = TypeVar("_Link")
-
-
-def tune(channel: socket.socket) -> None:
-    """Send at once; and let the kernel end a connection whose other end has gone silent. Nothing for Unix sockets."""
-    if channel.family == socket.AF_UNIX:
-        return
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, int(LINK_SILENCE_S))
-    channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LINK_SILENCE_S * 1000))
 
 
 def is_right(shown: str, secret: str) -> bool:

@@ -13,10 +13,11 @@ from typing import cast
 from muleteer.base.errors import WireError
 from muleteer.base.limits import LISTEN_BACKLOG
 from muleteer.replica.answer import Answer, Call
-from muleteer.replica.network import Strangers, tune
+from muleteer.replica.network import Strangers
 from muleteer.replica.session import CANCELLED, Session
 from muleteer.replica.sharing import Sharing
 from muleteer.telemetry.log import log
+from muleteer.wire.tcp import tune
 
 _Run = asyncio.Future[Sequence[Answer]]
 

@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 
 from muleteer.base.errors import WireError
 from muleteer.replica.answer import Answer, Call
-from muleteer.replica.network import Strangers, tune
+from muleteer.replica.network import Strangers
 from muleteer.replica.session import Session
 from muleteer.replica.sharing import Sharing
 from muleteer.telemetry.log import log
+from muleteer.wire.tcp import tune
 
 _READ_BYTES = 256 * 1024
 _ACCEPT_PAUSE_S = 0.01
