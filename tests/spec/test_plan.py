@@ -80,13 +80,11 @@ def test_another_model_or_folder_is_a_replacement():
         plan = diff(old, declared([new]))
         assert [change.cost for change in plan.changes] == ["replace"]
         assert plan.replaced() == {"lr:v1"}
-        assert not plan.needs_restart()
 
 
 def test_of_the_server_the_port_needs_a_restart_and_reload_does_not():
     plan = diff(declared(port=1, reload=False), declared(port=2, reload=True))
     assert {change.field: change.cost for change in plan.changes} == {"port": "restart", "reload": "live"}
-    assert plan.needs_restart()
 
 
 def test_what_is_needed_comes_first_and_what_is_not_goes_last():

@@ -5,9 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muleteer.telemetry.histogram import GAMMA, RELATIVE_ERROR, Distribution, Histogram, distribution_of, upper_edge
+from muleteer.telemetry.histogram import GAMMA, RELATIVE_ERROR, Distribution, Histogram, upper_edge
 
 SECONDS = st.floats(2e-6, 86_000)
+
+
+def distribution_of(values):
+    histogram = Histogram()
+    for value in values:
+        histogram.record(value)
+    return histogram.statistics()
 
 
 def test_the_error_is_what_is_promised():

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from muleteer.spec.setting import Setting
 
 SETTING_PREFIX = "setting_"
-SHORT = {"detach": "-d"}
 
 
 class Parser(argparse.ArgumentParser):

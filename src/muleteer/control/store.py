@@ -160,11 +160,6 @@ class Store:
             _write_rollouts(run, {rollout.endpoint: rollout})
             _write_notes(run, notes or {})
 
-    def remove_rollout(self, endpoint: str) -> None:
-        """Forget the rollout of an endpoint, if there is one."""
-        with self._writing() as run:
-            _write_rollouts(run, {endpoint: None})
-
     def load_rollouts(self) -> dict[str, Rollout]:
         """All rollouts, by endpoint."""
         with self._reading("SELECT endpoint, state FROM rollouts ORDER BY endpoint") as rows:

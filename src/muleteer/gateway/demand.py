@@ -8,7 +8,7 @@ that is away, and one that was killed just after it was told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from muleteer.base.clock import Clock
 from muleteer.base.limits import DEMAND_KEPT_S, DEMAND_REPEAT_S
@@ -53,11 +53,6 @@ class Demand:
         """No more; one that does not watch is ignored."""
         if tell in self._watchers:
             self._watchers.remove(tell)
-
-    @property
-    def standing(self) -> Collection[str]:
-        """Backends that are wanted."""
-        return self._called_s.keys()
 
     def close(self) -> None:
         """Tell nobody any more."""

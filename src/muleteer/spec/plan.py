@@ -55,10 +55,6 @@ class Plan(msgspec.Struct, frozen=True):
         """Backends whose replicas are replaced."""
         return {change.name for change in self.of("backend", "change") if change.cost == "replace"}
 
-    def needs_restart(self) -> bool:
-        """Whether a change takes effect only with a new server."""
-        return any(change.cost == "restart" for change in self.changes)
-
 
 def diff(before: Declared, after: Declared) -> Plan:
     """What must change so that `after` is what is declared."""

@@ -26,9 +26,6 @@ from muleteer.supervise.states import State
 CONTROLLER = "controller"
 """The only id that may ensure, remove and retry, and that is told of every change."""
 
-SUPERVISOR = "supervisor"
-"""The id of notices of our own."""
-
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")  # names a file; longer than any name of a backend
 _LEAVING = frozenset({State.STOPPING, State.STOPPED})
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

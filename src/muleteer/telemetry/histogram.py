@@ -8,7 +8,6 @@ histogram subtract to what was recorded between them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import msgspec
 
@@ -92,11 +91,3 @@ class Histogram:
     def statistics(self) -> Distribution:
         """A snapshot."""
         return Distribution(dict(self._counts))
-
-
-def distribution_of(values: Iterable[float]) -> Distribution:
-    """The snapshot of a histogram of these seconds."""
-    histogram = Histogram()
-    for value in values:
-        histogram.record(value)
-    return histogram.statistics()
