@@ -2,7 +2,7 @@ import textwrap
 
 import pytest
 
-from tests.replica.processes import Replica
+from tests.replica.processes import Replica, as_coroutine
 
 
 @pytest.fixture
@@ -22,3 +22,17 @@ def start(tmp_path):
     yield start
     for replica in running:
         replica.close()
+
+
+@pytest.fixture(params=["plain", "threads", "async"])
+def start_kind(request, start):
+    """As `start`, with each loop that runs a model; `source` is that of a plain one."""
+
+    def start_kind(source, **config):
+        if request.param == "async":
+            source = as_coroutine(source)
+        elif request.param == "threads":
+            config["concurrency"] = 2
+        return start(source, **config)
+
+    return start_kind

@@ -189,3 +189,9 @@ def wait_until(condition, say=lambda: "condition"):
     while not condition():
         assert time.monotonic() < deadline, say()
         time.sleep(0.005)
+
+
+def as_coroutine(source):
+    """The same model with a coroutine for each method that is called, so that several calls run at once."""
+    source = source.replace("def predict", "async def predict").replace("time.sleep", "await asyncio.sleep")
+    return f"import asyncio\n{source}"

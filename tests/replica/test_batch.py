@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from muleteer.wire.frames import Flag, FrameType
-from tests.replica.processes import wait_until
+from tests.replica.processes import as_coroutine, wait_until
 
 LENGTHS = """
 class Model:
@@ -22,18 +22,11 @@ class Model:
         if "sizes" in inputs: return [list(self.calls)] * len(inputs)
         return [float("nan") if each == "nan" else len(each) for each in inputs]
 """
-LENGTHS_ASYNC = LENGTHS.replace("def predict_batch", "async def predict_batch")
-KINDS = {
-    "plain": {"source": LENGTHS},
-    "threads": {"source": LENGTHS, "concurrency": 2},
-    "async": {"source": LENGTHS_ASYNC},
-}
 
 
-@pytest.fixture(params=KINDS)
-def batched(request, start):
-    how = dict(KINDS[request.param])
-    return start(how.pop("source"), **how)
+@pytest.fixture
+def batched(start_kind):
+    return start_kind(LENGTHS)
 
 
 def test_a_batch_is_one_call_of_the_method(batched):
@@ -115,8 +108,7 @@ class Model:
             time.sleep(0.002)
         return [len(inputs)] * len(inputs)
 """
-GATE_ASYNC = GATE.replace("def predict_batch", "async def predict_batch").replace("time.sleep", "await asyncio.sleep")
-GATE_ASYNC = GATE_ASYNC.replace("import os, time", "import asyncio, os")
+GATE_ASYNC = as_coroutine(GATE)
 
 
 @pytest.fixture(params=["plain", "async"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from muleteer.wire.frames import FrameType
-from tests.replica.processes import Link, Replica, wait_until
+from tests.replica.processes import Link, Replica, as_coroutine, wait_until
 
 ECHO = """
 class Model:
@@ -29,19 +29,12 @@ class Model:
             time.sleep(0.002)
         return text
 """
-GATE_ASYNC = GATE.replace("def predict", "async def predict").replace("time.sleep", "await asyncio.sleep")
-GATE_ASYNC = GATE_ASYNC.replace("import os, time", "import asyncio, os")
-KINDS = {
-    "plain": {"source": GATE},
-    "threads": {"source": GATE, "concurrency": 2},
-    "async": {"source": GATE_ASYNC},
-}
+GATE_ASYNC = as_coroutine(GATE)
 
 
-@pytest.fixture(params=KINDS)
-def gated(request, start):
-    how = dict(KINDS[request.param])
-    return start(how.pop("source"), **how)
+@pytest.fixture
+def gated(start_kind):
+    return start_kind(GATE)
 
 
 def entered(path):
