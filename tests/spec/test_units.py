@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muleteer.spec.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+from muleteer.spec.units import format_bytes, format_rough, format_seconds, parse_bytes, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,20 @@ def test_a_shown_size_is_close_to_what_it_stands_for(size):
 @given(st.floats(min_value=1e-6, max_value=86400))
 def test_a_shown_time_reads_back_to_three_digits(seconds):
     assert parse_seconds(format_seconds(seconds)) == pytest.approx(seconds, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (4.3e-5, "0"),
+        (0.012, "0.01"),
+        (0.5, "0.5"),
+        (1.25, "1.2"),
+        (9.96, "10"),
+        (45.4, "45"),
+        (100.0, "100"),
+    ],
+)
+def test_rough_numbers_have_two_digits_and_no_exponent(value, text):
+    assert format_rough(value) == text

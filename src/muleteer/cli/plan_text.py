@@ -11,7 +11,7 @@ from muleteer.cli.output import harmless, say
 from muleteer.control.capacity_plan import CapacityPlan, Question
 from muleteer.control.queueing import Service
 from muleteer.control.sizing import QUANTILE
-from muleteer.spec.units import format_bytes, format_number, format_rate, format_seconds
+from muleteer.spec.units import format_bytes, format_number, format_rate, format_rough, format_seconds
 from muleteer.trial.measure import Measured
 
 _LABEL = 11
@@ -28,11 +28,11 @@ def show_measured(measured: Measured) -> None:
     service = alone.service()
     cold_s, again_s = measured.startup_s
     _row("start", f"{seconds(cold_s)}, a second one {seconds(again_s)}")
-    doubt = "too few calls to tell how sure" if math.isinf(alone.error) else f"± {alone.error * 100:.2g} %"
+    doubt = "too few calls to tell how sure" if math.isinf(alone.error) else f"± {format_rough(alone.error * 100)} %"
     _row(
         "call",
         f"{seconds(alone.mean_s)} mean ({doubt}, {len(alone.services):,} calls), p99 "
-        f"{seconds(service.quantile(QUANTILE))}, variation c² {service.scv:.2g}",
+        f"{seconds(service.quantile(QUANTILE))}, variation c² {format_rough(service.scv)}",
     )
     _row("cpu", f"{seconds(alone.cpu_s)} a call: {share_on_core(measured) * 100:.0f} % of it")
     if alone.cpu_wait_s > CONTENDED * alone.mean_s:

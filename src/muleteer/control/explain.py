@@ -19,7 +19,7 @@ from muleteer.control.sizing import QUANTILE, BatchCurve, Workload, needed, one_
 from muleteer.control.sizing_view import SizingView
 from muleteer.control.status import GatewayView, backend_reason, backend_state, gateway_view
 from muleteer.spec.settings import BackendSettings, BackendSpec, Declared
-from muleteer.spec.units import format_bytes, format_rate, format_seconds
+from muleteer.spec.units import format_bytes, format_rate, format_rough, format_seconds
 
 LIMITS: Final = {
     "rate": "nothing is in the way: rate and target alone decide",
@@ -226,13 +226,13 @@ def _measured(settings: BackendSettings, view: SizingView) -> str:
         return f"{calls}; until then {told} counts: a call is assumed to take {_time(service.mean_s)}"
     text = (
         f"{format_rate(view.rate)}; a call takes {_time(service.mean_s)} (mean), {_time(service.quantile(QUANTILE))} "
-        f"(p99), variation c² {service.scv:.2g}"
+        f"(p99), variation c² {format_rough(service.scv)}"
     )
     if workload.cpu_s:
         text += f"; of it {_time(workload.cpu_s)} on a core"
         if workload.cpu_wait_s > service.mean_s / 100:
             text += f", {_time(workload.cpu_wait_s)} waiting for one"
-        text += f": a busy replica uses {workload.cores_busy():.2g} cores"
+        text += f": a busy replica uses {format_rough(workload.cores_busy())} cores"
     return text
 
 

@@ -30,7 +30,7 @@ from muleteer.control.sizing import (
     useful_max,
 )
 from muleteer.control.warmth import idle_s
-from muleteer.spec.units import format_number, format_rate, format_seconds
+from muleteer.spec.units import format_number, format_rate, format_rough, format_seconds
 
 Limit = Literal["rate", "backlog", "hold", "idle", "target", "min", "max", "cpu", "memory", "start"]
 """What decides: the rate and the target · calls that wait already · a recent need · how long the last one is kept · a
@@ -241,8 +241,9 @@ class Sizer:
     def _rate_reason(self, forecast: Forecast, rate: float, need: Need, workload: Workload) -> str:
         if not need.replicas:
             return "0: no calls come"
-        trend = f", {forecast.trend:+.2g}/s per second" if forecast.trend else ""
-        bursts = f", bursts {forecast.dispersion:.2g} times as uneven as chance" if forecast.dispersion > 1.5 else ""
+        uneven, change = format_rough(forecast.dispersion), format_rough(abs(forecast.trend))
+        trend = f", {'+' if forecast.trend > 0 else '-'}{change}/s per second" if change != "0" else ""
+        bursts = f", bursts {uneven} times as uneven as chance" if forecast.dispersion > 1.5 else ""
         ahead = _time(workload.startup_s)
         said = f"{format_rate(forecast.rate)}{trend}{bursts}, planned for {format_number(rate)}/s in {ahead}"
         if not need.attainable:
@@ -254,7 +255,7 @@ class Sizer:
         fewer = ""
         if need.replicas > 1:
             late = late_share(workload, need.replicas - 1, rate, self.target_s, forecast.dispersion)
-            fewer = f"; with {need.replicas - 1}, {late * 100:.2g} % would be late"
+            fewer = f"; with {need.replicas - 1}, {format_rough(late * 100)} % would be late"
         return (
             f"{need.replicas} at {said}: expected p99 {format_seconds(expected.p99_s)} of "
             f"{format_seconds(self.target_s)}, {expected.utilisation * 100:.0f} % busy{fewer}"
@@ -304,4 +305,4 @@ def _time(seconds: float) -> str:
 
 def _cores_reason(workload: Workload, room: Room) -> str:
     cores = f"{room.cores:g}" if room.cores is not None else "the"
-    return f"a busy replica uses {workload.cores_busy():.2g} of {cores} cores, more would only share them"
+    return f"a busy replica uses {format_rough(workload.cores_busy())} of {cores} cores, more would only share them"

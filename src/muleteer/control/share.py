@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from muleteer.spec.units import format_bytes
+from muleteer.spec.units import format_bytes, format_rough
 
 MEMORY_UNBOUND = 1 << 62
 """Bytes, where nobody knows how many there are."""
@@ -108,7 +108,7 @@ def _grant(claim: Claim, replicas: int, held: str, memory: float, cores: float) 
     if replicas >= wanted:
         return Grant(claim.backend, replicas, "", f"{replicas}: all it wants")
     if held == "cpu":
-        why = f"another keeps {claim.cores:.2g} cores busy and {max(cores, 0.0):.2g} are left"
+        why = f"another keeps {format_rough(claim.cores)} cores busy and {format_rough(max(cores, 0.0))} are left"
     else:
         why = f"another takes {format_bytes(claim.memory_bytes)} and {format_bytes(int(memory))} are left"
     return Grant(claim.backend, replicas, held or "memory", f"{replicas} of {wanted} wanted: {why}")

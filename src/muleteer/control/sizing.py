@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from muleteer.control.queueing import Service, Wait, response_above, response_quantile, wait_of
-from muleteer.spec.units import format_bytes, format_seconds
+from muleteer.spec.units import format_bytes, format_rough, format_seconds
 
 QUANTILE = 0.99
 AIM = 0.25
@@ -182,8 +182,8 @@ def one_more(workload: Workload, replicas: int, rate: float, arrival_scv: float,
     memory = f", {format_bytes(workload.memory_bytes)} more memory" if workload.memory_bytes else ""
     if cores is not None and workload.cpu_s and replicas >= useful_max(workload, cores):
         return (
-            f"with {replicas + 1}: nothing gained{memory}: a busy replica uses {workload.cores_busy():.2g} cores and "
-            f"there are {cores:g}"
+            f"with {replicas + 1}: nothing gained{memory}: a busy replica uses {format_rough(workload.cores_busy())} "
+            f"cores and there are {cores:g}"
         )
     if math.isinf(then.p99_s):
         return f"with {replicas + 1}: still too few, {then.utilisation * 100:.0f} % of their capacity is asked for"

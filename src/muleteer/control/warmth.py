@@ -17,6 +17,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from muleteer.spec.units import format_rough
+
 CALLER_WEIGHT = 60.0  # a second that a caller waits for a start weighs as much as a minute of an idle replica
 IDLE_S_MIN = 10.0  # below, a person who clicks twice meets two starts
 IDLE_S_MAX = 3600.0
@@ -30,8 +32,8 @@ def idle_s(startup_s: float) -> float:
 def idle_reason(startup_s: float) -> str:
     """`idle_s` in words and numbers."""
     return (
-        f"an idle replica is kept for {idle_s(startup_s):.0f} s: a start takes {startup_s:.2g} s, and a second of a "
-        f"caller who waits for it counts as {CALLER_WEIGHT:.0f} s of keeping (between {IDLE_S_MIN:.0f} s and "
+        f"an idle replica is kept for {idle_s(startup_s):.0f} s: a start takes {format_rough(startup_s)} s, and "
+        f"a second of a caller who waits for it counts as {CALLER_WEIGHT:.0f} s of keeping (between {IDLE_S_MIN:.0f} s and "
         f"{IDLE_S_MAX:.0f} s)"
     )
 
@@ -71,7 +73,7 @@ class Resident(msgspec.Struct, frozen=True):
         spare = f", {self.backend} keeps others" if self.spare else ""
         return (
             f"{self.replica}: idle for {self.idle_s:.3g} s, {self.rate:.3g} calls/s, {self.memory_bytes / 1e6:.0f} MB, "
-            f"starts in {self.startup_s:.2g} s{spare}"
+            f"starts in {format_rough(self.startup_s)} s{spare}"
         )
 
 

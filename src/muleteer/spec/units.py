@@ -76,3 +76,8 @@ def format_rate(per_second: float) -> str:
 def format_number(value: float) -> str:
     """`0.213`, `45.6`, `1,230`: three digits, above 100 all of them."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def format_rough(value: float) -> str:
+    """`0.04`, `0.5`, `1.2`, `45`, `0` below 0.005: two digits, of what is read and not calculated with."""
+    return f"{value:.0f}" if value >= 9.95 else f"{round(value, 2):.2g}"
