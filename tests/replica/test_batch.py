@@ -76,6 +76,47 @@ def test_one_bad_input_fails_alone(batched, body, code):
     link.close()
 
 
+SLOW = """
+import time
+class Model:
+    calls = []
+    def predict_batch(self, inputs: list[int]):
+        self.calls.append(len(inputs))
+        if 99 in inputs: raise ValueError("at once")
+        time.sleep(0.05)
+        if min(inputs) < 0: raise ValueError("after a while")
+        return [list(self.calls) if each == 7 else each for each in inputs]
+"""
+
+
+@pytest.mark.parametrize("bad", [-1, 99])
+def test_members_of_a_slow_batch_that_fails_are_not_late_for_one_of_them(start, bad):
+    link = start(SLOW).link()
+    bodies = [b"1"] * 64
+    bodies[40] = b"%d" % bad
+    found = link.outcomes(link.batch(*bodies, budgets_ms=[3_000] * 64))
+    assert found[40] == "model_error"
+    assert [value for place, value in enumerate(found) if place != 40] == [1] * 63
+    sizes, _ = link.ask(7)
+    assert len(sizes) <= 16, f"alone, the last of them would have waited for 64 runs: {sizes}"
+    link.close()
+
+
+def test_a_slow_batch_of_which_all_fail_is_run_apart_to_the_last(start):
+    link = start(SLOW).link()
+    assert (
+        link.outcomes(link.batch(*[b"99"] * 9, b"3", *[b"99"] * 6)) == ["model_error"] * 9 + [3] + ["model_error"] * 6
+    )
+    link.close()
+
+
+def test_a_method_that_empties_its_list_still_answers_each_input(start):
+    link = start("class Model:\n def predict_batch(self, inputs): return [inputs.pop(0) for _ in range(len(inputs))]")
+    link = link.link()
+    assert link.outcomes(link.batch(b"1", b"2", b"3")) == [1, 2, 3]
+    link.close()
+
+
 def test_errors_name_the_method_and_the_argument(start):
     link = start("class Model:\n def predict_batch(self, texts: list[str]): return 7 if texts == ['x'] else [{1}, {2}]")
     link = link.link()

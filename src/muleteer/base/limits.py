@@ -89,6 +89,9 @@ BATCH_MAX = _integer(
 BATCH_BYTES_MAX = _integer(
     "batch_bytes_max", 16 * 1024 * 1024, "bytes", "bodies in one batch: while it is sent, it is held three times over"
 )
+BATCH_APART_S_MAX = _seconds(
+    "batch_apart_s_max", 0.5, "a failed batch is run one by one if that takes no longer; else in halves: others wait"
+)
 BATCHES_SURE = _integer("batches_sure", 20, "batches", "fewer say little about how answers stray from the fitted line")
 BATCHES_REMEMBERED = _integer(
     "batches_remembered", 300, "batches", "the fit of batch latency forgets over about as many; three beyond its p99"

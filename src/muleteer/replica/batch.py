@@ -2,8 +2,9 @@
 
 A member whose body is wrong fails before the batch is run, one whose answer has no JSON form after it; neither harms
 the others. If the method raises, or returns something else than one answer for each input, nobody knows whose doing
-that is: each member is run again by itself, and succeeds or fails alone. Whether a run is awaited is the caller's
-affair: `_work` only says what to run next.
+that is: each member is run again by itself, and succeeds or fails alone. Where that would take so long that the others
+are late for it, halves are run instead, those that fail are halved again, and only who spoils the last is alone.
+Whether a run is awaited is the caller's affair: `_Work` only says what to run next.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from muleteer.base.errors import BadModelOutput
+from muleteer.base.limits import BATCH_APART_S_MAX
 from muleteer.replica.answer import EXPIRED, Answer, Call, elapsed_us, failure, is_cancelled, reply
 from muleteer.replica.inputs import Inputs
 from muleteer.replica.load import Model
@@ -35,6 +37,7 @@ class _Ran:
 
 
 _Work = Generator[list[Any], _Ran, list[Answer]]
+_Steps = Generator[list[Any], _Ran, None]
 
 
 def answer_batch(model: Model, calls: Sequence[Call], *, debug: bool) -> list[Answer]:
@@ -67,18 +70,18 @@ def _inputs(model: Model) -> Inputs:
 
 
 def _run(model: Model, inputs: list[Any]) -> _Ran:
-    began = _now_ns()
+    began, count = _now_ns(), len(inputs)  # counted before: the method may use up its list
     try:
-        answers = _inputs(model).split(model.method(_inputs(model).join(inputs)), len(inputs))
+        answers = _inputs(model).split(model.method(_inputs(model).join(inputs)), count)
         return _Ran(answers, None, elapsed_us(began))
     except BaseException as error:  # noqa: BLE001 - the user's code, also its SystemExit and KeyboardInterrupt
         return _Ran([], error, elapsed_us(began))
 
 
 async def _run_async(model: Model, inputs: list[Any]) -> _Ran:
-    began = _now_ns()
+    began, count = _now_ns(), len(inputs)
     try:
-        answers = _inputs(model).split(await model.method(_inputs(model).join(inputs)), len(inputs))
+        answers = _inputs(model).split(await model.method(_inputs(model).join(inputs)), count)
         return _Ran(answers, None, elapsed_us(began))
     except BaseException as error:  # the user's code, also its SystemExit and CancelledError
         if is_cancelled(error):
@@ -99,26 +102,63 @@ def _work(inputs: Inputs, calls: Sequence[Call], debug: bool) -> _Work:
             taken[place] = inputs.take(decode(call.body))
         except BaseException as error:  # noqa: BLE001 - the user's types: their validators run in here
             answers[place] = failure(error, 0, call.request_id, debug)
-    results: dict[int, _Result] = {}
-    took_us = 0
+    runs = _Runs(calls, taken)
     for portion in inputs.portions(taken) if taken else ():
-        ran = yield [taken[place] for place in portion]
-        took_us += ran.took_us
-        if ran.error is None or len(portion) == 1:
-            for place, answer in zip(portion, ran.answers or (None,), strict=True):
-                results[place] = answer, ran.error
-            continue
-        _log_failure(ran.error, len(portion))
-        for place in portion:
-            if calls[place].expires_s <= time.monotonic():
-                answers[place] = EXPIRED
-                continue
-            ran = yield [taken[place]]
-            took_us += ran.took_us
-            results[place] = (ran.answers or (None,))[0], ran.error
-    for place, result in results.items():
-        answers[place] = _answer(inputs, calls[place], result, took_us, debug)
+        yield from runs.whole(portion)
+    for place in taken:
+        result = runs.results.get(place)
+        answers[place] = EXPIRED if result is None else _answer(inputs, calls[place], result, runs.took_us, debug)
     return [answers[place] for place in range(len(calls))]
+
+
+class _Runs:
+    """Those of one batch.
+
+    Attributes:
+        results: by place in the batch; who expired before a run has none.
+        took_us: in the method, all runs together.
+    """
+
+    def __init__(self, calls: Sequence[Call], taken: dict[int, Any]) -> None:
+        self.results: dict[int, _Result] = {}
+        self.took_us = 0
+        self._longest_s = 0.0
+        self._calls = calls
+        self._taken = taken
+
+    def whole(self, portion: list[int]) -> _Steps:
+        """All at once, and should that fail its members again."""
+        error = yield from self._run(portion)
+        if error is not None and len(portion) > 1:
+            _log_failure(error, len(portion))
+            yield from self._again(portion, behind=0)
+
+    def _again(self, places: list[int], behind: int) -> _Steps:
+        """`places` failed together: each gets a result of its own. So many others wait `behind` them."""
+        spoilt = True  # as far as is known; of what is left once one was found, nothing is
+        while places := [place for place in places if self._calls[place].expires_s > time.monotonic()]:
+            alone = self._has_time(places, behind)
+            count = 1 if alone else (len(places) + 1) // 2 if spoilt else len(places)
+            part, places = places[:count], places[count:]
+            error = yield from self._run(part)
+            spoilt = spoilt and error is None
+            if error is not None and len(part) > 1:
+                yield from self._again(part, behind + len(places))
+
+    def _run(self, places: list[int]) -> Generator[list[Any], _Ran, BaseException | None]:
+        """Run these together; whose error it is is known only of one."""
+        ran = yield [self._taken[place] for place in places]
+        self.took_us += ran.took_us
+        self._longest_s = max(self._longest_s, ran.took_us / 1e6)
+        if ran.error is None or len(places) == 1:
+            for place, answer in zip(places, ran.answers or (None,), strict=True):
+                self.results[place] = answer, ran.error
+        return ran.error
+
+    def _has_time(self, places: list[int], behind: int) -> bool:
+        """Whether each can go by itself: in half of the time that is left, since the other half is for surprises."""
+        left_s = min(self._calls[place].expires_s for place in places) - time.monotonic()
+        return (len(places) + behind) * self._longest_s <= min(BATCH_APART_S_MAX, left_s / 2)
 
 
 def _answer(inputs: Inputs, call: Call, result: _Result, took_us: int, debug: bool) -> Answer:
