@@ -33,8 +33,8 @@ def idle_reason(startup_s: float) -> str:
     """`idle_s` in words and numbers."""
     return (
         f"an idle replica is kept for {idle_s(startup_s):.0f} s: a start takes {format_rough(startup_s)} s, and "
-        f"a second of a caller who waits for it counts as {CALLER_WEIGHT:.0f} s of keeping (between {IDLE_S_MIN:.0f} s and "
-        f"{IDLE_S_MAX:.0f} s)"
+        f"a second of a caller who waits for it counts as {CALLER_WEIGHT:.0f} s of keeping (between "
+        f"{IDLE_S_MIN:.0f} s and {IDLE_S_MAX:.0f} s)"
     )
 
 
