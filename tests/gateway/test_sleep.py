@@ -277,7 +277,7 @@ def test_a_demand_is_repeated_while_calls_wait_and_told_to_who_comes_later():
         demand.watch(first.append)
         demand.want("a")
         demand.want("b")
-        await asyncio.sleep(0.02)
+        await _until(lambda: first)
         assert first == [["a", "b"]]
         demand.watch(second.append)
         assert second == [["a", "b"]], "as a controller that comes back"

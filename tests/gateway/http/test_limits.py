@@ -52,17 +52,16 @@ def drip(client, data, pause_s=0.01):
 
 
 def test_a_slow_head_is_refused():
-    with Served(bounds=bounds(header_timeout_s=0.2)) as served, served.connect() as client:
-        with within(0.2):
-            drip(client, get("/echo", "X: " + "y" * 1000))
-            answer = client.read()
+    with Served(bounds=bounds(header_timeout_s=0.2)) as served, within(0.2), served.connect() as client:
+        drip(client, get("/echo", "X: " + "y" * 1000))
+        answer = client.read()
         assert (answer.status, answer.code, answer.headers["connection"]) == (408, "request_timeout", "close")
         assert client.read() is None
 
 
 def test_a_silent_connection_is_closed_without_a_word():
-    with Served(bounds=bounds(header_timeout_s=0.2)) as served, served.connect() as client:
-        with within(0.2):
+    with Served(bounds=bounds(header_timeout_s=0.2)) as served:
+        with within(0.2), served.connect() as client:
             assert client.read() is None
         assert served.statistics.received == 0
 
@@ -122,10 +121,9 @@ def test_a_body_that_announced_its_size_does_not_ask():
 
 
 def test_idle_connections_are_closed():
-    with Served(bounds=bounds(keep_alive_s=0.2)) as served, served.connect() as client:
+    with Served(bounds=bounds(keep_alive_s=0.2)) as served, served.connect() as client, within(0.2):
         client.send(post()).read()
-        with within(0.2):
-            assert client.read() is None
+        assert client.read() is None
 
 
 def test_waiting_for_an_answer_is_not_idle():
@@ -182,11 +180,10 @@ def test_a_client_that_only_sends_does_not_fill_memory():
 
 
 def test_a_lingering_close_is_bounded_in_time():
-    with Served(bounds=bounds(linger_s=0.2)) as served, served.connect() as client:
+    with Served(bounds=bounds(linger_s=0.2)) as served, served.connect() as client, within(0.2):
         assert client.send(b"BAD\r\n\r\n").read().status == 400
         assert client.read() is None  # our side is shut at once
-        with within(0.1):
-            wait_until(lambda: served.statistics.connections == 0, "closed")
+        wait_until(lambda: served.statistics.connections == 0, "closed")
 
 
 def test_a_lingering_close_is_bounded_in_bytes():
@@ -197,20 +194,19 @@ def test_a_lingering_close_is_bounded_in_bytes():
 
 
 def test_a_refused_body_that_does_not_come_ends_the_connection():
-    with Served(bounds=bounds(linger_s=0.2)) as served, served.connect() as client:
+    with Served(bounds=bounds(linger_s=0.2)) as served, served.connect() as client, within(0.2):
         assert client.send(post("/refuse", b"12345")[:-2]).read().status == 503
-        with within(0.2):
-            assert client.read() is None
+        assert client.read() is None
 
 
 def test_many_slow_clients_do_not_slow_down_others():
-    with Served(bounds=bounds(header_timeout_s=1.0)) as served:
+    with Served(bounds=bounds(header_timeout_s=3.0)) as served:
         slow = [served.connect().send(get()[:-3]) for _ in range(200)]
         with served.connect() as client:
             began_s = time.monotonic()
             for _ in range(200):
                 assert client.send(post()).read().status == 200
-            assert time.monotonic() - began_s < 0.9
+            assert time.monotonic() - began_s < 2.0
         for client in slow:
             assert client.read().status == 408
             client.socket.close()
@@ -241,7 +237,7 @@ def test_far_over_the_cap_connections_are_dropped():
     with Served(connections_max=2) as served:
         clients = [served.connect() for _ in range(40)]
         wait_until(lambda: served.statistics.connections_dropped >= 20, "dropped")
-        assert served.statistics.connections <= 2 + 8 + 1
+        wait_until(lambda: served.statistics.connections <= 2 + 8 + 1, "they are gone")
         for client in clients:
             client.socket.close()
         wait_until(lambda: served.statistics.connections == 0, "quiet")
