@@ -9,17 +9,20 @@ from bench.server import wait_until
 from tests.faults.load import body, error_of
 from tests.faults.server import EXPECTED, MODEL, Rig
 
+STEADY = ("time.sleep(0.005)", "time.sleep(0.1)")
+"""So long that what a busy machine adds, tens of milliseconds, does not hide twice the time, nor look like it."""
 VERSIONS = {
-    "one": ("", ""),
-    "two": ('VERSION = "one"', 'VERSION = "two"'),
-    "equal": ('VERSION = "one"', 'VERSION = "equal"'),
+    "one": (),
+    "two": (('VERSION = "one"', 'VERSION = "two"'),),
+    "steady": (STEADY,),
+    "equal": (STEADY, ('VERSION = "one"', 'VERSION = "equal"')),
     "faulty": (
-        'self._note(nonce, "end")',
-        'self._note(nonce, "end")\n        if nonce % 20 == 7: raise ValueError("5 %")',
+        STEADY,
+        ('self._note(nonce, "end")', 'self._note(nonce, "end")\n        if nonce % 20 == 7: raise ValueError("5 %")'),
     ),
-    "slow": ("time.sleep(0.005)", "time.sleep(0.010)"),
+    "slow": ((STEADY[0], "time.sleep(0.2)"),),
 }
-"""Each is the model with one change: name of the version, 5 % errors, twice the time."""
+"""Each is the model with changes: name of the version, 5 % errors, twice the time of the steady one."""
 POLICY = ("--steps", "50,100", "--interval", "3s", "--min-requests", "100")
 INTERVAL_S = 3.0
 
@@ -34,10 +37,12 @@ class Steered(Rig):
     def __init__(self, folder, declare):
         super().__init__(folder, targets=("model.py:Mule",))
         self._arguments = ("-c", "muleteer.yaml")
-        for name, (before, after) in VERSIONS.items():
+        for name, changes in VERSIONS.items():
             text = MODEL.read_text()
-            assert before in text
-            (self.folder / f"{name}.py").write_text(text.replace(before, after) if before else text)
+            for before, after in changes:
+                assert before in text
+                text = text.replace(before, after)
+            (self.folder / f"{name}.py").write_text(text)
         self.write(declare)
 
     def write(self, text):
@@ -191,9 +196,9 @@ def rollouts(folder, size, report):
     """Side by side: to a version with 5 % errors, to one of twice the latency, to one as good."""
     news = ("faulty", "slow", "equal")
     backends = "".join(
-        f'  {name}: {{model: "{version}.py:Mule", replicas: 2}}\n'
+        f'  {name}: {{model: "{version}.py:Mule", replicas: 2, concurrency: 16}}\n'
         for new in news
-        for name, version in ((f"{new}_old", "one"), (new, new))
+        for name, version in ((f"{new}_old", "steady"), (new, new))
     )
     endpoints = "".join(f"  to_{new}: {{route: /{new}, backend: {new}_old}}\n" for new in news)
     with Steered(folder, f"backends:\n{backends}endpoints:\n{endpoints}") as rig:
