@@ -19,7 +19,7 @@ def leaves_the_queue(folder, size, report):
     with Rig(folder, replicas=1) as rig:
         rig.wait_replicas()
         rig.ledger(rig.load(100, 1.0))  # so that service times are known and calls may wait
-        with raw(rig, request_bytes(body(7, do="sleep", amount=1.0))) as running:
+        with raw(rig, request_bytes(body(7, do="sleep", amount=2.0))) as running:
             wait_until(lambda: rig.executions()[7].started, "the first call runs")
             with contextlib.ExitStack() as waiting:
                 for nonce in range(100, 100 + size.clients):
@@ -108,7 +108,8 @@ def slow_clients(folder, size, report):
         report.expect("none of them was run", not rig.executions()[99].started, depth)
         report.expect_accounts(ledger, rig)
         waits = [quantile([r.done - r.sent for r in each.ok], 0.99) for each in (quiet, ledger)]
-        report.expect("others' p99 ≤ 2 x", waits[1] <= 2 * size.slack * waits[0], f"{waits[0]:.4f} → {waits[1]:.4f} s")
+        quiet_s = waits[0] if size.slack == 1 else max(waits[0], 0.02)  # of a second that may have been a lucky one
+        report.expect("others' p99 ≤ 2 x", waits[1] <= 2 * size.slack * quiet_s, f"{waits[0]:.4f} → {waits[1]:.4f} s")
 
 
 def trickle(link):
