@@ -28,7 +28,7 @@ from muleteer.gateway.call import Priority
 from muleteer.gateway.dispatch import Dispatcher
 from muleteer.gateway.exchange import Head, Response
 from muleteer.gateway.http.respond import render_error
-from muleteer.gateway.link import Link
+from muleteer.gateway.link import Link, LinkOwner
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.versions import Version
 from muleteer.gateway.way import Way
@@ -160,14 +160,14 @@ class _Replica:
 class _Wire:
     """One gateway's dialer of one replica, and the transport of its link."""
 
-    def __init__(self, world: _World, replica: _Replica, address: ReplicaAddress, dispatcher: Dispatcher) -> None:
+    def __init__(self, world: _World, replica: _Replica, address: ReplicaAddress, owner: LinkOwner) -> None:
         self.address = address
         self.link: Link | None = None
-        self._world, self._replica, self._dispatcher = world, replica, dispatcher
+        self._world, self._replica, self._owner = world, replica, owner
 
     def open(self) -> None:
         self.link = Link(
-            backend="m", replica=self._replica.id, gateway="g", payload_max=2**20, owner=self._dispatcher,
+            backend="m", replica=self._replica.id, gateway="g", payload_max=2**20, owner=self._owner,
             clock=self._world.clock,
         )  # fmt: skip
         self._session = self._replica.accept(self.link)
@@ -203,7 +203,7 @@ class _Front:
         self._tick()
 
     def _tick(self) -> None:
-        self.dispatcher.abort_hung(self._world.clock.now())
+        self.dispatcher.links.abort_hung(self._world.clock.now())
         self._world.after(TICK_S, self._tick)
 
     def take(self, cpu_s: float, respond: Callable[[Response], None]) -> None:

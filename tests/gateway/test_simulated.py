@@ -86,7 +86,7 @@ class World:
             self.dispatcher.expire(call)
         if now >= self.hangs_due_s:
             self.hangs_due_s = now + TICK_S
-            self.dispatcher.abort_hung(now)
+            self.dispatcher.links.abort_hung(now)
         self.after(DEADLINE_TICK_S, self.tick)
 
     def kills(self, bodies):
@@ -109,10 +109,10 @@ class Replica:
 
     pids = itertools.count(1)
 
-    def __init__(self, world, address, dispatcher):
-        self.world, self.address, self.dispatcher = world, address, dispatcher
+    def __init__(self, world, address, owner):
+        self.world, self.address, self.owner = world, address, owner
         self.link = None
-        self.concurrency = dispatcher.gate.route.concurrency
+        self.concurrency = world.dispatcher.gate.route.concurrency
         self.routed = True
         self.hangs = self.corrupts = False
         world.replicas[address.id] = self
@@ -120,7 +120,7 @@ class Replica:
 
     @classmethod
     def make(cls, world):
-        return lambda address, dispatcher: cls(world, address, dispatcher)
+        return lambda address, owner: cls(world, address, owner)
 
     def open(self):
         self.pid = next(self.pids)
@@ -131,7 +131,7 @@ class Replica:
             replica=self.address.id,
             gateway="g",
             payload_max=2**20,
-            owner=self.dispatcher,
+            owner=self.owner,
             clock=self.world.clock,
         )
         self.link.connection_made(self)

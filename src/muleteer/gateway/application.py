@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -20,7 +21,7 @@ from muleteer.gateway.exchange import Exchange, Head, Response
 from muleteer.gateway.fleet import Dialing
 from muleteer.gateway.http.media import check_json_content_type
 from muleteer.gateway.http.respond import render_error
-from muleteer.gateway.link import Link
+from muleteer.gateway.link import Link, LinkOwner
 from muleteer.gateway.load import Load
 from muleteer.gateway.reception import Reception
 from muleteer.gateway.routing import Context, Routes
@@ -245,7 +246,7 @@ class Application:
         found = self._dispatchers.get(name)
         if found is None:
             route = self._backends[name]
-            found = self._dispatchers[name] = Dispatcher(route, self._shared, self._dialer)
+            found = self._dispatchers[name] = Dispatcher(route, self._shared, partial(self._dialer, name))
             found.gate.has_traffic = name in self._traffic
             found.gate.capacity.divide(self._gateways)
             found.update(route)
@@ -284,16 +285,14 @@ class Application:
         state = {"status": "ok"} if not reasons else {"status": "unavailable", "reasons": reasons}
         return Probe(head, Response(503 if reasons else 200, _encode(state)))
 
-    def _dialer(self, address: ReplicaAddress, dispatcher: Dispatcher) -> Dialing:
-        backend = dispatcher.gate.route.name
-
+    def _dialer(self, backend: str, address: ReplicaAddress, owner: LinkOwner) -> Dialing:
         def new_link(replica: str) -> Link:
             return Link(
                 backend=backend,
                 replica=replica,
                 gateway=self.name,
                 payload_max=self._payload_max,
-                owner=dispatcher,
+                owner=owner,
                 clock=self._clock,
             )
 
@@ -308,7 +307,7 @@ class Application:
             self._hangs_due_s = now + TICK_S
             self._retired = [dispatcher for dispatcher in self._retired if dispatcher.fleet.links]
             for dispatcher in self._all():
-                dispatcher.abort_hung(now)
+                dispatcher.links.abort_hung(now)
         idle = not self._shared.wheel and self.quiet
         self._timer = None if idle else asyncio.get_running_loop().call_later(DEADLINE_TICK_S, self._tick)
 

@@ -152,13 +152,14 @@ class Gate:
         self.route = route
         self.capacity.follow(route)
 
-    def wake(self) -> bool:
-        """A call came. Whether nothing serves it and somebody should hear of that."""
+    def wake(self) -> None:
+        """A call came: whoever can start replicas hears of it if there is none."""
         if self.capacity.slots.total or self.retired or self.route.unavailable not in _DEMANDED:
-            return False
+            return
         if self.woken_s is None:
             self.woken_s = self._shared.now()
-        return not self.route.replicas
+        if not self.route.replicas:
+            self._shared.demand(self.route.name)
 
     def start_left_s(self) -> float:
         """Seconds until a sleeping backend is expected to take its first call; 0 if it does not sleep, if nobody knows,

@@ -12,20 +12,19 @@ from typing import Any, Protocol
 from muleteer.base.errors import ExpiredInQueue, RequestError
 from muleteer.gateway.call import SETTLED, Call, Priority
 from muleteer.gateway.exchange import Head
+from muleteer.gateway.gate import Gate
 from muleteer.gateway.sessions import Session
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.way import Way
 
 
 class Backend(Protocol):
-    """Who takes the calls: a dispatcher."""
+    """Who takes the calls: a dispatcher. Its `gate` hears of those that may be its own."""
+
+    gate: Gate
 
     def obstacle(self, head: Head, priority: Priority, deadline_s: float) -> RequestError | None:
         """Why a request may not come in before its body is read; None if it may."""
-        ...
-
-    def wake(self) -> None:
-        """A call came that may be this backend's: if it sleeps, it is wanted."""
         ...
 
     def adopt(self, call: Call, way: Way[Any], session: Session | None, body: bytes) -> None:
@@ -56,7 +55,7 @@ class Reception:
                 break
         if obstacle is not None:
             for backend in candidates:  # whichever it is: who comes again finds it awake
-                backend.wake()
+                backend.gate.wake()
             raise obstacle
         size = head.content_length or 0
         call = Call(self, head, deadline_s=deadline_s, priority=priority, body_max=body_max, size=size)
