@@ -16,10 +16,23 @@ import msgspec
 from muleteer.base.clock import MonotonicClock
 from muleteer.control.controller import Controller
 from muleteer.control.status import Server, build
+from muleteer.engine.port import ReplicaStatus
 from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, EndpointSpec, ServerSettings
 from muleteer.supervise.process import LastExit
 from muleteer.testing.engine import FakeEngine, FakeWorld
 from tests.control.gateway_peer import GatewayPeer
+
+
+class SilentEngine(FakeEngine):
+    """One that cannot say what runs until `told`, as where a cluster's head is away."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        super().__init__(world)
+        self.told = asyncio.Event()
+
+    async def open(self) -> tuple[ReplicaStatus, ...]:
+        await self.told.wait()
+        return await super().open()
 
 
 class Rig:
@@ -40,10 +53,10 @@ class Rig:
             endpoints=(EndpointSpec(name="m", route="/m", traffic={"m": 1.0}),),
         )
 
-    def start_controller(self) -> None:
+    def start_controller(self, engine: FakeEngine | None = None) -> None:
         self.controller = Controller(
             self.declared,
-            FakeEngine(self.world),
+            engine or FakeEngine(self.world),
             run_dir=self.run_dir,
             gateways=("gateway-0",),
             notice=self.notices.append,
@@ -273,3 +286,38 @@ async def test_a_replica_over_max_rss_is_replaced_before_it_leaves() -> None:
         await rig.until(lambda: rig.states() == {"m-2": "ready"})
         assert "m-1" in rig.notices[-1]
         assert "more than max_rss 1MiB" in rig.notices[-1]
+
+
+@asynchronous
+async def test_while_the_engine_is_silent_questions_are_answered_and_nothing_is_touched() -> None:
+    async with running(2) as rig:
+        await rig.until(lambda: rig.gateway.snapshots and rig.gateway.replicas("m") == ["m-1", "m-2"])
+        await rig.stop_controller()
+        before = (rig.dir / "snapshot.json").read_bytes()
+        told, rig.published = len(rig.gateway.snapshots), asyncio.Event()
+        engine = SilentEngine(rig.world)
+        rig.start_controller(engine)
+        await asyncio.wait_for(rig.published.wait(), 10)
+        await rig.until(lambda: rig.controller.publisher.statistics().revision)
+
+        status = rig.status(await rig.controller.publisher.gateway_statistics())
+        (backend,) = status["backends"]
+        assert (backend["state"], backend["settled"], status["settled"]) == ("unknown", False, False)
+        assert backend["reason"] == "what runs is not known yet; shown is what the gateways see"
+        assert [(row["id"], row["state"], row["restarts"]) for row in backend["replicas"]] == [
+            ("m-1", "ready", None),
+            ("m-2", "ready", None),
+        ]
+        more = BackendSettings(replicas=3)
+        spec = msgspec.structs.replace(rig.declared.backends[0], settings=more)
+        rig.declared = msgspec.structs.replace(rig.declared, backends=(spec,))
+        rig.controller.declare(rig.declared)
+        await asyncio.sleep(0)
+        assert set(rig.world.replicas) == {"m-1", "m-2"}
+        assert (len(rig.gateway.snapshots), (rig.dir / "snapshot.json").read_bytes()) == (told, before)
+
+        engine.told.set()
+        await rig.until(lambda: rig.controller.statistics().settled)
+        assert set(rig.world.replicas) == {"m-1", "m-2", "m-3"}
+        (backend,) = rig.status(await rig.controller.publisher.gateway_statistics())["backends"]
+        assert (backend["state"], backend["settled"]) == ("ready", True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -60,14 +60,16 @@ class Server:
 
 
 @contextmanager
-def serving(source: str = MODEL, *, reload: bool = True, **settings: Any) -> Iterator[Server]:
+def serving(
+    source: str = MODEL, *, reload: bool = True, engine: Literal["local", "ray"] = "local", **settings: Any
+) -> Iterator[Server]:
     with run_directory() as run_dir:
         (run_dir / "m.py").write_text(source)
         backend = BackendSpec(
             name="m", target="m.py:Model", base_dir=str(run_dir), settings=BackendSettings(**settings)
         )
         declared = Declared(
-            server=ServerSettings(run_dir=str(run_dir), reload=reload),
+            server=ServerSettings(run_dir=str(run_dir), reload=reload, engine=engine),
             backends=(backend,),
             endpoints=(EndpointSpec(name="m", route="/m", traffic={"m": 1.0}),),
         )
@@ -132,6 +134,23 @@ def test_a_reload_with_real_processes() -> None:
         assert broken["state"] == "ready"
         assert "SyntaxError" in broken["reason"] or "never closed" in broken["reason"]
         assert broken["replicas"][0]["pid"] == after["replicas"][0]["pid"]
+
+
+def test_without_the_engine_the_admin_api_says_what_is_not_known() -> None:
+    """Engine ray, and no bridge to ask what runs."""
+    with serving(engine="ray", replicas=2) as server:
+        status = server.until(lambda _: True, timeout_s=15.0)
+        (backend,) = status["backends"]
+        assert (backend["state"], backend["replicas"], status["settled"]) == ("unknown", [], False)
+        assert status["problems"]["ray"].startswith("the bridge to Ray cannot be reached")
+        server.until(lambda status: controller(status)["state"] == "ready")  # nothing kills it for being late
+        assert server.ask("GET", "/v1/backends/m")[0] == 200
+        code, answer = server.ask("POST", "/v1/backends/m/retry")
+        assert (code, answer["code"]) == (503, "unobserved")
+        code, changed = server.ask("PATCH", "/v1/backends/m", {"replicas": 3})
+        assert (code, changed["revision"]) == (200, 2)
+        code, explained = server.ask("GET", "/v1/backends/m/explain")
+        assert (code, explained["state"]) == (200, "unknown")
 
 
 def test_the_admin_api_refuses_what_it_should() -> None:

@@ -109,6 +109,11 @@ DEMAND_KEPT_S = _seconds(
 
 # the state
 REVISIONS_KEPT = _integer("revisions_kept", 500, "revisions", "months of changes; bounds the file")
+ENGINE_SILENT_S = _seconds(
+    "engine_silent_s",
+    1.0,
+    "the admin API waits no longer for an engine that cannot tell what runs; usually it does so within milliseconds",
+)
 STATE_RETRY_S = _seconds("state_retry_s", 5.0, "pause before a state file that failed is tried again")
 ROLLOUT_TICK_S = _seconds("rollout_tick_s", 1.0, "how often an active rollout is looked at; harm is over this soon")
 STATE_BUSY_S = _seconds("state_busy_s", 5.0, "wait for another process that writes the state")

@@ -67,6 +67,12 @@ class RolloutActiveError(ChangeError):
     code = "rollout_active"
 
 
+class UnobservedError(ChangeError):
+    """Nobody has told yet what runs."""
+
+    code, status = "unobserved", 503
+
+
 def apply(before: Declared, shape: Any, base_dir: str) -> Declared:
     """What a whole FILE declares. Settings of the server that it does not name stay as they are."""
     after = read_declared(shape, base_dir=base_dir)

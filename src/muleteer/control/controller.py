@@ -18,7 +18,7 @@ import msgspec
 
 from muleteer.base.clock import Clock
 from muleteer.base.errors import MuleteerError
-from muleteer.base.limits import ACKNOWLEDGE_S_MAX, SIZING_TICK_S, SWEEP_MAX, TICK_S
+from muleteer.base.limits import ACKNOWLEDGE_S_MAX, ENGINE_SILENT_S, SIZING_TICK_S, SWEEP_MAX, TICK_S
 from muleteer.control.account import Account
 from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
@@ -70,6 +70,9 @@ class Controller:
         cookie_key: see Snapshot.
         awake: backends that may not sleep for now.
         own_pids: of the server's processes that are no replicas; their memory is taken off the budget first.
+
+    Attributes:
+        adopted: the engine has told what runs.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Controller:
         self._clock = clock
         self._server = server if server is not None else declared.server
         self._wake = asyncio.Event()
+        self.adopted = asyncio.Event()
         self.problems = problems if problems is not None else Problems()
         self.publisher = Publisher(run_dir, gateways, self.problems, self._wake.set, self._demanded)
         self._autoscaler = Autoscaler()
@@ -115,20 +119,31 @@ class Controller:
         self._steps = 0
         self.declare(declared)
 
-    async def run(self, on_published: Callable[[], None]) -> None:
-        """Adopt what runs, publish, call `on_published`, and go on until cancelled. Raises EngineLostError."""
-        for status in await self._engine.open():
-            self._observe(status)
+    async def run(self, on_answering: Callable[[], None]) -> None:
+        """Adopt what runs, publish, and go on until cancelled. Raises EngineLostError.
+
+        `on_answering` is called once: then questions can be answered. That is when all is published, or after
+        ENGINE_SILENT_S of an engine that cannot tell what runs: until it does nothing is started, ended or published.
+        """
         self.publisher.open()
+        opening = asyncio.ensure_future(self._engine.open())
         try:
+            told, _ = await asyncio.wait({opening}, timeout=ENGINE_SILENT_S)
+            if not told:
+                on_answering()
+            for status in await opening:
+                self._observe(status)
+            self.adopted.set()
             self._recall()
             self.step()
-            on_published()
+            if told:
+                on_answering()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_engine())
                 tasks.create_task(self._step_for_ever())
                 tasks.create_task(self._size_for_ever())
         finally:
+            opening.cancel()
             await self.publisher.close()
 
     def declare(self, declared: Declared) -> None:
@@ -166,7 +181,9 @@ class Controller:
     def backend_statistics(self, name: str) -> BackendStatistics | None:
         """One declared backend; None if there is none of this name."""
         fleet = self._fleets.get(name)
-        return fleet.statistics(self._clock.now()) if fleet is not None and fleet.backend is not None else None
+        if fleet is None or fleet.backend is None:
+            return None
+        return fleet.statistics(self._clock.now(), observed=self.adopted.is_set())
 
     def step(self) -> None:
         """One step. What fails in one part of it is reported in `problems` and does not keep the rest from running."""
@@ -193,9 +210,12 @@ class Controller:
         now = self._clock.now()
         fleets = list(self._fleets.values())
         publisher = self.publisher.statistics()
-        published = not self._unpublished and self.publisher.acknowledged(publisher.revision)
+        adopted = self.adopted.is_set()
+        published = adopted and not self._unpublished and self.publisher.acknowledged(publisher.revision)
         return ControllerStatistics(
-            backends=tuple(self._fleets[spec.name].statistics(now) for spec in self.declared.backends),
+            backends=tuple(
+                self._fleets[spec.name].statistics(now, observed=adopted) for spec in self.declared.backends
+            ),
             steps=self._steps,
             problems=self.problems.statistics(),
             publisher=publisher,

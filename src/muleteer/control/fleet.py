@@ -66,6 +66,7 @@ class BackendStatistics(msgspec.Struct, frozen=True):
     Attributes:
         wanted: replicas, as declared or as its load needs.
         settled: as many as wanted are ready, all current, and none leaves.
+        observed: whether the engine has told what runs; before that `replicas` is empty for want of knowledge.
         bounds: what `wanted` may be.
         limited: why fewer than wanted may run; empty if all may.
         unfit: why not even one does, had it all there is for replicas; empty if one does.
@@ -77,6 +78,7 @@ class BackendStatistics(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaStatistics, ...]
     fingerprint: str = ""
     settled: bool = False
+    observed: bool = True
     bounds: Replicas | None = None
     limited: str = ""
     unfit: str = ""
@@ -257,8 +259,8 @@ class Fleet:
             for id, seen in self.replicas.items()
         )
 
-    def statistics(self, now: float) -> BackendStatistics:
-        """A frozen snapshot."""
+    def statistics(self, now: float, *, observed: bool = True) -> BackendStatistics:
+        """A frozen snapshot. `observed`: see BackendStatistics."""
         backend = self.backend
         return BackendStatistics(
             name=self.name,
@@ -275,7 +277,8 @@ class Fleet:
                 for id, seen in self.replicas.items()
             ),
             fingerprint=backend.fingerprint if backend is not None else "",
-            settled=self.settled(),
+            settled=observed and self.settled(),
+            observed=observed,
             bounds=backend.spec.settings.bounds if backend is not None else None,
             limited=self.grant.reason if self.grant is not None and self.grant.limited_by else "",
             unfit=self.unfit or "",

@@ -18,6 +18,7 @@ from muleteer.base.clock import MonotonicClock
 from muleteer.base.limits import STATE_RETRY_S
 from muleteer.control.admin.security import Gate, tcp_gate
 from muleteer.control.admin.server import AdminServer, Listener
+from muleteer.control.change import UnobservedError
 from muleteer.control.commands import Commands
 from muleteer.control.controller import Controller
 from muleteer.control.declaration import Declaration
@@ -175,6 +176,8 @@ class ControlProcess:
 
     def retry(self, name: str) -> list[str] | None:
         """See `admin.Control`."""
+        if not self._controller.adopted.is_set():
+            raise UnobservedError("what runs is not known yet, so nothing can be retried; `muleteer status` says why")
         return self._controller.retry(name)
 
     def shutdown(self) -> None:
@@ -183,9 +186,13 @@ class ControlProcess:
 
     async def _control_for_ever(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._controller.run(self._published))
-            tasks.create_task(self.rolling.run())
+            tasks.create_task(self._controller.run(self._answering))
+            tasks.create_task(self._roll())
             tasks.create_task(self._mend_state())
+
+    async def _roll(self) -> None:
+        await self._controller.adopted.wait()  # a share that is not published yet is not to be judged
+        await self.rolling.run()
 
     async def _mend_state(self) -> None:
         """While the state file cannot be used, try again; once it can be read, all begins with what it holds."""
@@ -212,7 +219,7 @@ class ControlProcess:
     def _versions_wanted(self) -> set[str]:
         return self.rolling.versions_wanted()
 
-    def _published(self) -> None:
+    def _answering(self) -> None:
         self._channel.send({"type": "ready", "info": {}})
         self._admin.open()
 

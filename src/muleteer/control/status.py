@@ -19,7 +19,9 @@ from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
 from muleteer.supervise.process import ProcessStatus
 from muleteer.telemetry.versions import VersionStatistics
 
-BackendState = Literal["idle", "asleep", "loading", "ready", "degraded", "reloading", "failed"]
+BackendState = Literal["unknown", "idle", "asleep", "loading", "ready", "degraded", "reloading", "failed"]
+
+_UNOBSERVED = "what runs is not known yet; shown is what the gateways see"
 
 
 class _Queue(msgspec.Struct, frozen=True):
@@ -58,11 +60,14 @@ class Server(msgspec.Struct, frozen=True):
 
 
 def backend_state(backend: BackendStatistics) -> BackendState:
-    """One word: `idle` nobody is wanted · `asleep` nobody is, until a call comes · `loading` nobody serves yet ·
-    `failed` nobody will, until retried, or until there is more room · `reloading` a newer generation comes ·
-    `degraded` fewer serve than were declared, or than are wanted and have no room · `ready`, more on their way for the
-    load included. A generation that does not start while an older one serves is no state of its own: the reason tells.
+    """One word: `unknown` nobody has told yet what runs · `idle` nobody is wanted · `asleep` nobody is, until a call
+    comes · `loading` nobody serves yet · `failed` nobody will, until retried, or until there is more room ·
+    `reloading` a newer generation comes · `degraded` fewer serve than were declared, or than are wanted and have no
+    room · `ready`, more on their way for the load included. A generation that does not start while an older one serves
+    is no state of its own: the reason tells.
     """
+    if not backend.observed:
+        return "unknown"
     staying = [replica for replica in backend.replicas if not replica.leaving]
     ready = sum(replica.status.state == "ready" for replica in staying)
     if not backend.wanted and not staying:
@@ -88,6 +93,8 @@ def linked(backend: BackendStatistics, gateways: list[GatewayView]) -> bool:
 
 def backend_reason(backend: BackendStatistics) -> str | None:
     """Why not all is well: the words of a start that failed, or of a budget that holds no more; None if neither is."""
+    if not backend.observed:
+        return _UNOBSERVED
     last_exit = failed_start(replica.status for replica in backend.replicas if not replica.leaving)
     return in_words(last_exit) if last_exit is not None else backend.unfit or backend.limited or None
 
@@ -201,7 +208,9 @@ def _backend(
         "replicas": [
             _replica(replica, views) | msgspec.to_builtins(rows.get(replica.status.id, ReplicaAccount()))
             for replica in backend.replicas
-        ],
+        ]
+        if backend.observed
+        else _linked_rows(views),
         "queue": {
             "depth": sum(view.queue.depth for view in views),
             "bound": sum(view.queue.bound for view in views),
@@ -240,6 +249,25 @@ def _replica(replica: ReplicaStatistics, views: list[_Backend]) -> dict[str, Any
         "address": status.address,
         "node": status.node,
     }
+
+
+def _linked_rows(views: list[_Backend]) -> list[dict[str, Any]]:
+    """Rows like those of `_replica`, from nothing but links: what they do not tell is None."""
+    links: dict[str, list[_Link]] = {}
+    for view in views:
+        for id, link in view.replicas.items():
+            links.setdefault(id, []).append(link)
+    blank = dict.fromkeys(("pid", "restarts", "last_exit", "state_s", "rss_bytes", "generation", "address", "node"))
+    return [
+        {
+            **blank,
+            **msgspec.to_builtins(ReplicaAccount()),
+            "id": id,
+            "state": "ready" if any(link.state == "ready" for link in each) else "unknown",
+            "in_flight": sum(link.in_flight for link in each),
+        }
+        for id, each in links.items()
+    ]
 
 
 def _process(row: ProcessStatus) -> dict[str, Any]:
