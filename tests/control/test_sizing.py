@@ -5,7 +5,7 @@ import random
 import pytest
 
 from muleteer.control.arrivals import RateTracker
-from muleteer.control.queueing import Service
+from muleteer.control.queueing import Service, service_of
 from muleteer.control.scaling import DRAIN_S, HOLD_S_MIN, Bounds, Observed, Room, Sizer
 from muleteer.control.share import Budget, Claim, shared
 from muleteer.control.sizing import (
@@ -49,6 +49,16 @@ def test_a_target_below_the_service_is_out_of_reach_but_the_queue_is_stable():
     need = needed(workload(), 300, 0.01)
     assert not need.attainable
     assert 300 * EVEN.mean_s < need.replicas < 30
+
+
+@pytest.mark.parametrize("target_s", [0.001, 0.0205, 0.025])
+def test_a_target_out_of_reach_takes_few_replicas_whatever_the_services_sum_up_to(target_s):
+    """Shares of 1 / n do not add up to 1, and a sum beyond it once looked as if even more replicas were needed."""
+    for seed in range(60):
+        chance = random.Random(seed)
+        service = service_of(chance.uniform(0.02, 0.03) for _ in range(chance.randint(50, 400)))
+        need = needed(workload(service=service), 40, target_s)
+        assert (need.attainable, need.replicas < 10) == (False, True), (seed, need)
 
 
 def test_slots_count_like_replicas():

@@ -140,8 +140,8 @@ def wait_of(servers: int, rate: float, service: Service, arrival_scv: float = 1.
 
 
 def response_above(above: Callable[[float], float], service: Service, seconds: float) -> float:
-    """P(W + S > seconds), where `above` is P(W > t)."""
-    return sum(share * above(seconds - served) for served, share in service.points)
+    """P(W + S > seconds), where `above` is P(W > t). Never above 1, though rounded shares may add up to more."""
+    return min(1.0, sum(share * above(seconds - served) for served, share in service.points))
 
 
 def response_quantile(above: Callable[[float], float], service: Service, share: float) -> float:
