@@ -5,7 +5,8 @@ unhandled in the loop, the books balance, no connection stays open, and a good r
 properties are about reading, which is what smuggling lives on: the same bytes cut differently are the same requests, and
 the bodies that reach the application are those that h11, another parser, finds.
 
-`MULETEER_FUZZ_SECONDS` makes it long (`python -m tests.fuzz.long`), `MULETEER_FUZZ_SEED` repeats a run.
+`MULETEER_FUZZ_SECONDS` makes it long (`python -m tests.fuzz.long`), each time with another seed; `MULETEER_FUZZ_SEED`
+repeats a run.
 """
 
 import contextlib
@@ -22,8 +23,9 @@ from muleteer.gateway.http.bounds import HttpBounds
 from tests.gateway.http.rig import Client, Ledgered, Served, chunked, get, post, wait_until
 from tests.gateway.http.test_input import CASES
 
-SECONDS = float(os.environ.get("MULETEER_FUZZ_SECONDS", "0")) or 4.0
-SEED = int(os.environ.get("MULETEER_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+LONG_S = float(os.environ.get("MULETEER_FUZZ_SECONDS", "0"))
+SECONDS = LONG_S or 4.0
+SEED = int(os.environ.get("MULETEER_FUZZ_SEED", "0")) or (random.SystemRandom().randrange(1 << 32) if LONG_S else 1)
 ROUND = 200
 INPUT_BYTES_MAX = 4000
 TOKENS = [
