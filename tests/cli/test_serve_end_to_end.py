@@ -385,6 +385,7 @@ def test_reload_replaces_the_model_without_a_failed_request(folder, detached):
         seen.append(value)
         return value
 
+    answer()
     model.write_text(source.replace("VERSION", "two"))
     until(lambda: answer() == "two", "the new version")
     assert set(seen) == {"one", "two"}

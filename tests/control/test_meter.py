@@ -86,7 +86,7 @@ def test_cpu_of_threads_and_children_counts_and_so_does_waiting() -> None:
         pids: tuple[int, ...] = ()
         while len(pids) < 2:
             pids = family(burner.pid)
-        before, began = cpu(pids), time.monotonic()
+        began, before = time.monotonic(), cpu(pids)
         time.sleep(0.5)  # the measured time itself
         after, seconds = cpu(pids), time.monotonic() - began
     used, waited = after[0] - before[0], after[1] - before[1]

@@ -119,7 +119,9 @@ def test_a_node_is_lost_and_its_replicas_come_up_on_the_other(rig, cluster):
     )
     rig.wait_rows(lambda rows: ready(rows) and all(rows[id]["node"] != SECOND for id in lost), "all on the other node")
     assert_all_answered(load)
-    assert not any(alive(row["pid"]) for row in lost.values())
+    wait_until(
+        lambda: not any(alive(row["pid"]) for row in lost.values()), "none of the lost node lives on", seconds=20
+    )
     rig.wait_replicas(seconds=20)
     cluster.add_node()
 
