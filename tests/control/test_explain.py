@@ -58,7 +58,7 @@ def test_a_backend_under_load():
         == """\
 replicas: 6 ready, as wanted. 6 at 200 calls/s, planned for 206/s in 500ms: expected p99 61ms of 100ms, 72 % busy
 limit: nothing is in the way: rate and target alone decide
-measured: 200 calls/s; a call takes 21ms (mean), 40ms (p99), variation c² 0.043; of it 10ms on a core, 1ms waiting for \
+measured: 200 calls/s; a call takes 21ms (mean), 40ms (p99), variation c² 0.04; of it 10ms on a core, 1ms waiting for \
 one: a busy replica uses 0.5 cores
 expected: p50 20ms, p99 46.4ms, where 100ms is aimed at (as declared); 70 % busy
 one more: planned like that, with 7: p99 48ms instead of 61ms, 62 % busy instead of 72 %, 50MiB more memory
@@ -128,7 +128,7 @@ def test_a_backend_that_sleeps():
         == """\
 replicas: none runs: it sleeps, and a call wakes it. 0: no call for 31 s
 limit: nothing is in the way: rate and target alone decide
-measured: 0 calls/s; a call takes 21ms (mean), 40ms (p99), variation c² 0.043; of it 10ms on a core, 1ms waiting for \
+measured: 0 calls/s; a call takes 21ms (mean), 40ms (p99), variation c² 0.04; of it 10ms on a core, 1ms waiting for \
 one: a busy replica uses 0.5 cores
 queue: how many calls may wait follows from how long they take
 batch: one by one: no batch was sent yet; the model may not take any

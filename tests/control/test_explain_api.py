@@ -36,7 +36,7 @@ async def test_a_backend_is_explained_before_and_after_it_was_measured() -> None
         rig.gateway.loads["b"] = load(1000)
         await rig.until(lambda: (seen := rig.controller.statistics().sizings.get("b")) is not None and seen.samples)
         after = await explained(rig, "b")
-        assert "a call takes 21ms (mean), 40ms (p99), variation c² 0.043" in after["measured"]
+        assert "a call takes 21ms (mean), 40ms (p99), variation c² 0.04" in after["measured"]
         assert after["queue"].startswith("30 may wait: of the deadline of 2s, 40ms are kept for the call itself")
 
 
@@ -57,6 +57,20 @@ async def test_an_endpoint_explains_each_backend_in_turn_and_the_document_descri
             ("/v1/backends/{name}/explain", found["backends"][0]),
         ):
             fits(document, document["paths"][path]["get"]["responses"]["200"], answer)
+
+
+@asynchronous
+async def test_how_long_a_sleeper_is_kept_is_said_with_what_it_rests_on() -> None:
+    async with running() as rig:
+        sleeper = {"replicas": {"min": 0, "max": 4}}
+        await rig.done("PUT", "/v1/backends/derived?create=1", backend(rig, **sleeper))
+        await rig.done("PUT", "/v1/backends/declared?create=1", backend(rig, **sleeper, idle="90s"))
+        found = await explained(rig, "derived")
+        assert found["start"] == "not measured yet"
+        assert found["idle"].startswith(
+            "an idle replica is kept for 61 s: a start, not measured yet, is taken for 1 s,"
+        )
+        assert (await explained(rig, "declared"))["idle"] == "the last replica is kept idle for 90s, as declared"
 
 
 @asynchronous

@@ -94,6 +94,9 @@ def test_the_queue_bound_is_explained_in_its_own_numbers():
     assert "1,950" not in queue_reason(195, 2, 0.02, 0.05, 2.0)
     assert queue_reason(195, 2, 0.02, 0.05, 2.0).startswith("195 may wait: of the deadline of 2s, 50ms are kept")
     assert queue_reason(0, 2, 0.02, 5.0, 2.0).startswith("none may wait")
+    full = queue_reason(10_000, 1, 0.001, 0.01, 30.0)
+    assert full == "10000 may wait, the most that a queue holds: 29989 would be in time"
+    assert queue_reason(12_000, 8, 0.02, 0.05, 30.05).startswith("12000 may wait: of the")  # of two gateways together
 
 
 # forecasts

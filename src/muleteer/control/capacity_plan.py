@@ -263,9 +263,7 @@ def _queue(workload: Workload, slots: int, batch_max: int, timeout_s: float) -> 
     if workload.curve is not None:
         p99_s *= workload.curve.latency_s(batch_max) / mean_s
         mean_s = workload.curve.latency_s(batch_max) / batch_max
-    bound = max(0, math.floor((timeout_s - p99_s) * slots / mean_s))
-    if bound > CALLS_QUEUED_MAX:
-        return CALLS_QUEUED_MAX, f"{CALLS_QUEUED_MAX} may wait, the most that a queue holds: {bound} would be in time"
+    bound = min(CALLS_QUEUED_MAX, max(0, math.floor((timeout_s - p99_s) * slots / mean_s)))
     return bound, queue_reason(bound, slots, mean_s, p99_s, timeout_s)
 
 

@@ -11,6 +11,7 @@ from muleteer.control.sizing import queue_reason, target_reason
 from muleteer.control.sizing_view import BatchView, SizingView
 from muleteer.control.warmth import idle_reason, idle_s
 from muleteer.spec.settings import BackendSpec
+from muleteer.spec.units import format_seconds
 
 
 def explained(
@@ -63,9 +64,12 @@ def explained(
         found |= _waiting(spec, measure) | {"samples": measure.samples}
     if settings.elastic and not bounds.min:
         startup_s = start_s if start_s is not None else UNKNOWN_START_S
-        declared = settings.idle is not None
-        found["idle_s"] = settings.idle if declared else idle_s(startup_s)
-        found["idle_reason"] = "as declared" if declared else idle_reason(startup_s)
+        if settings.idle is not None:
+            declared = f"the last replica is kept idle for {format_seconds(settings.idle)}, as declared"
+            found |= {"idle_s": settings.idle, "idle_reason": declared}
+        else:
+            reason = idle_reason(startup_s, measured=start_s is not None)
+            found |= {"idle_s": idle_s(startup_s), "idle_reason": reason}
     return msgspec.structs.replace(view, **found)
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from muleteer.base.limits import CALLS_QUEUED_MAX
 from muleteer.control.queueing import Service, Wait, response_above, response_quantile, wait_of
 from muleteer.spec.units import format_bytes, format_rough, format_seconds
 
@@ -204,6 +205,9 @@ def queue_reason(bound: int, slots: int, mean_s: float, p99_s: float, deadline_s
             f"{format_seconds(deadline_s)}"
         )
     wait_s = deadline_s - p99_s
+    in_time = math.floor(wait_s * slots / max(mean_s, 1e-9))
+    if CALLS_QUEUED_MAX <= bound < in_time:
+        return f"{bound} may wait, the most that a queue holds: {in_time} would be in time"
     line = "1 slot takes" if slots == 1 else f"{slots} slots take" if slots else "the slots that come take"
     return (
         f"{bound} may wait: of the deadline of {format_seconds(deadline_s)}, {format_seconds(p99_s)} are kept for the "

@@ -29,10 +29,11 @@ def idle_s(startup_s: float) -> float:
     return min(IDLE_S_MAX, max(IDLE_S_MIN, startup_s * (1 + CALLER_WEIGHT)))
 
 
-def idle_reason(startup_s: float) -> str:
+def idle_reason(startup_s: float, *, measured: bool = True) -> str:
     """`idle_s` in words and numbers."""
+    start = "a start takes" if measured else "a start, not measured yet, is taken for"
     return (
-        f"an idle replica is kept for {idle_s(startup_s):.0f} s: a start takes {format_rough(startup_s)} s, and "
+        f"an idle replica is kept for {idle_s(startup_s):.0f} s: {start} {format_rough(startup_s)} s, and "
         f"a second of a caller who waits for it counts as {CALLER_WEIGHT:.0f} s of keeping (between "
         f"{IDLE_S_MIN:.0f} s and {IDLE_S_MAX:.0f} s)"
     )
