@@ -25,6 +25,8 @@ from muleteer.supervise.states import Event
 
 _AGAIN_S = 0.2
 _STOP_MARGIN_S = 5.0
+_FOLLOWS_FROM = {"actor_lost": {"unreachable"}, "node_lost": {"unreachable", "actor_lost"}}
+"""While one does not answer the cause is told, and not what follows from it."""
 
 
 class _Node(msgspec.Struct, frozen=True):
@@ -248,19 +250,27 @@ class Placed:
 
     def _lost(self, why: str) -> None:
         """The actor does not answer: its process died, or its node."""
-        node = self._view().node(self._node.id)
-        if node is not None and not node.alive:
-            self._wait_for("node_lost", f"node {node.address} left the cluster: {node.reason}")
+        gone = self._node_lost()
+        if gone:
+            self._wait_for("node_lost", gone)
         else:
             self._wait_for("actor_lost", self._placed(f"its Ray actor does not answer: {why}"))
+
+    def _node_lost(self) -> str:
+        """Words for the loss of the node that had it; empty if it is there, for all that is known."""
+        node = self._view().node(self._node.id)
+        return f"node {node.address} left the cluster: {node.reason}" if node is not None and not node.alive else ""
 
     def _wait_for(self, reason: str, message: str) -> None:
         if self._stopping or self._request is None:
             return
         was_ready = self._ready_s is not None
-        before = self.status.last_exit if self.status is not None else None
-        if before is not None and before.reason == "node_lost" and reason in ("unplaced", "actor_lost"):
-            return  # the cause is told, not what follows from it
+        if self.status is not None and self.status.state == "backoff" and self.status.last_exit is not None:
+            cause = self.status.last_exit.reason
+            if reason in _FOLLOWS_FROM.get(cause, ()):
+                return
+            if cause == "node_lost" and reason == "unplaced":
+                reason, message = cause, f"{self._node_lost() or 'its node left the cluster'}; now it {message}"
         self._change("backoff", LastExit(reason=reason, message=message, was_ready=was_ready))
 
     async def _begin_again(self, why: Exception) -> None:
