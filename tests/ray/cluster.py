@@ -231,6 +231,11 @@ class BridgeProcess:
         )
         theirs.close()
 
+    def wait_ready(self) -> None:
+        """Until it takes SIGTERM as the order that it is."""
+        self._control.settimeout(30)
+        assert b'"ready"' in self._control.recv(4096)
+
     def kill(self) -> None:
         """As a fault would."""
         self.process.kill()

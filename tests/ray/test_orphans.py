@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 
 from bench.server import wait_until
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray.engine import RayEngine
+from muleteer.spec.secret import instance_of
 from muleteer.spec.settings import BackendSettings
+from muleteer.wire.lines import encode_line
 from tests.ray.cluster import BridgeProcess
 from tests.ray.served import alive, parent
 
@@ -73,5 +76,33 @@ def test_an_actor_ends_itself_when_no_server_asks_for_it_any_more(cluster, tmp_p
         assert said
         bridge.start()
         assert asyncio.run(found_by_the_next()) == (), "Ray has started it anew"
+    finally:
+        bridge.close()
+
+
+def test_what_a_server_has_not_found_again_ends_with_it_all_the_same(cluster, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "model.py").write_text(MODEL)
+    bridge = BridgeProcess(cluster, tmp_path)
+
+    async def serve():
+        async with engine_of(bridge) as (engine, _):
+            return await start(engine, tmp_path / "code")
+
+    try:
+        model = asyncio.run(serve())
+        actor = parent(parent(model))
+        bridge.kill()
+        with socket.socket(socket.AF_UNIX) as controller:
+            controller.connect(bridge.path)
+            controller.sendall(
+                encode_line({"type": "open", "instance": instance_of(KEY), "key": KEY.hex(), "gateways": None})
+            )
+            bridge.start()
+            bridge.wait_ready()
+            bridge.process.terminate()  # it has only begun to join the cluster
+            assert bridge.process.wait(30) == 0
+        assert not alive(model)
+        wait_until(lambda: not alive(actor), "the actor ends", seconds=10)
     finally:
         bridge.close()

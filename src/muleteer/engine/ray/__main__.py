@@ -52,10 +52,10 @@ def main() -> None:
 async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: _fail(context))
-    serving: asyncio.Future[None] = loop.create_future()
+    told_to_end = asyncio.Event()
 
     def take_signals() -> None:
-        loop.add_signal_handler(signal.SIGTERM, serving.cancel)
+        loop.add_signal_handler(signal.SIGTERM, told_to_end.set)
 
     reader, writer = await asyncio.open_unix_connection(sock=sockets["control"])
     bridge = Bridge(
@@ -68,15 +68,18 @@ async def _live(config: Config, sockets: dict[str, socket.socket]) -> None:
     )
     asyncio.ensure_future(_follow_supervisor(reader, bridge))  # noqa: RUF006  it ends this process
     serving = asyncio.ensure_future(bridge.run())
+    ending = asyncio.ensure_future(told_to_end.wait())
     take_signals()
     writer.write(encode_line({"type": "ready", "info": {}}))
+    await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+    if told_to_end.is_set():
+        await bridge.stop_all()
+        return
     try:
-        await serving
+        serving.result()
     except Hung:
         await asyncio.sleep(_LAST_WORD_S)
         os._exit(1)  # the supervisor starts another, after a pause
-    except asyncio.CancelledError:
-        await bridge.stop_all()
 
 
 async def _follow_supervisor(reader: asyncio.StreamReader, bridge: Bridge) -> None:

@@ -24,7 +24,7 @@ HOST = "muleteer.engine.ray.host"
 WATCH_S = 5.0
 """How long `watch` waits for something new; then it says that there is nothing."""
 LEAVE_S = 60.0
-"""For a host to answer what it has, when the actor ends itself."""
+"""For a host to answer what it has, when the actor ends itself; and for who stopped it to end the actor."""
 ROWS_KEPT = 100
 TAIL_BYTES = 4096
 
@@ -54,9 +54,9 @@ class Keeper:
         self._count = 0
         self._watchers = 0
         self._watched_s = time.monotonic()
+        self._lease_s: float = self._config["orphan_s"]
         self._start()
-        lease = (context.current_actor, self._config["orphan_s"])
-        threading.Thread(target=self._end_when_forsaken, args=lease, daemon=True).start()
+        threading.Thread(target=self._end_when_forsaken, args=(context.current_actor,), daemon=True).start()
 
     def watch(self, life: str, seen: int) -> str:
         """JSON: the rows after the first `seen` of this `life`, all of them if the caller knows another life; waits for
@@ -85,6 +85,8 @@ class Keeper:
     def order(self, line: str) -> None:
         """One order for the host: `stop`, `retry` or `abort`."""
         kind = json.loads(line).get("type")
+        if kind == "stop":  # who says so ends this actor too, unless the head is away: then we do once it is back
+            self._lease_s = min(self._lease_s, LEAVE_S)
         if kind is not None and self._host.poll() is not None:
             if kind == "retry":
                 self._start()
@@ -119,13 +121,13 @@ class Keeper:
         threading.Thread(target=self._read_rows, args=(self._host, errors, tail), daemon=True).start()
         self.order(json.dumps({**self._config, "folder": folder, "address": self._node["address"]}))
 
-    def _end_when_forsaken(self, me: Any, orphan_s: float) -> None:
+    def _end_when_forsaken(self, me: Any) -> None:
         """Every `watch` says that a server lives. Without one for so long, nobody else will ever end this actor."""
         import ray
 
-        while (rest_s := orphan_s - self._forsaken_s()) > 0:
+        while (rest_s := self._lease_s - self._forsaken_s()) > 0:
             time.sleep(min(rest_s, WATCH_S))
-        print(f"muleteer: no server has asked for {orphan_s:g} s, so this actor ends", file=sys.stderr, flush=True)
+        print(f"muleteer: no server has asked for {self._lease_s:g} s, so this actor ends", file=sys.stderr, flush=True)
         self.order(json.dumps({"type": "stop"}))
         with suppress(subprocess.TimeoutExpired):
             self._host.wait(LEAVE_S)

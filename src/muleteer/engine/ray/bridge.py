@@ -63,7 +63,7 @@ class Bridge:
         self._instance = ""
         self._key = b""
         self._opened = asyncio.Event()
-        self._adopted = False
+        self._adopted = asyncio.Event()
         self._problem = ""
         self._view = View()
         self._table: dict[str, Placed] = {}
@@ -86,11 +86,28 @@ class Bridge:
             server.close()
 
     async def stop_all(self) -> None:
-        """The server ends: so do its replicas. None is started any more."""
+        """The server ends: so do its replicas, also those that `run`, which goes on meanwhile, has yet to find. None is
+        started any more.
+        """
         self._ending = True
+        await self._find_in_time()
         if self._gateways is not None:
             await self._gateways.stop()
         await asyncio.gather(*(placed.stop(self._grace_s.get(id, 0.0)) for id, placed in list(self._table.items())))
+
+    async def _find_in_time(self) -> None:
+        """What an earlier life of this server left on the cluster can only be ended once it was found."""
+        if self._adopted.is_set() or not self._instance:
+            return
+        try:
+            async with asyncio.timeout(RAY_CALL_S):
+                await self._adopted.wait()
+        except TimeoutError:
+            why = self._problem or f"the Ray cluster at {self._cluster.address} has not answered"
+            self._notice(
+                f"{why}; replicas that an earlier life of this server left there are adopted by its next start, or end "
+                f"themselves after {self._cluster.orphan_s:g} s"
+            )
 
     def abort(self, id: str, pid: int, reason: str) -> None:
         """Have the process of that replica killed with a stack dump, if it still is that pid."""
@@ -141,7 +158,7 @@ class Bridge:
                 self._do(self._end(handle))
         placed = [self._add(id, handle=handle) for id, handle in found.items()]
         await asyncio.gather(*(self._known_or_ended(each) for each in placed))
-        self._adopted = True
+        self._adopted.set()
         self._say_problem("")
         self._introduce()
 
@@ -195,7 +212,7 @@ class Bridge:
         news = news_of(before, status)
         if news is not None and not self._ending:
             self._notice(news)
-        if self._adopted:
+        if self._adopted.is_set():
             self._send({"type": "replica", "replica": msgspec.to_builtins(status)})
 
     # the controller
@@ -213,7 +230,7 @@ class Bridge:
     def _receive(self, lines: LineStream, message: dict[str, Any]) -> None:
         if message["type"] == "open":
             self._open(lines, message)
-        elif lines is not self._controller or not self._adopted:
+        elif lines is not self._controller or not self._adopted.is_set():
             raise WireError(f"{message['type']} before the replicas were told")
         elif message["type"] == "start":
             self._start(msgspec.convert(message["request"], ReplicaRequest))
@@ -235,7 +252,7 @@ class Bridge:
         wish = message.get("gateways")
         self._wish = None if wish is None else msgspec.convert(wish, GatewayWish)
         self._controller = lines
-        if self._adopted:
+        if self._adopted.is_set():
             self._introduce()
         if self._problem:  # after the replicas, which tell a controller that all is well
             self._send({"type": "problem", "text": self._problem})

@@ -71,8 +71,8 @@ class Cluster:
 
     def __init__(self, address: str | None, private: Sequence[str] = (), *, orphan_s: float = RAY_ORPHAN_S) -> None:
         self.address = address if address is not None else "auto"
+        self.orphan_s = orphan_s
         self._private = private
-        self._orphan_s = orphan_s
         self._head = Lane("ray-head", _THREADS)
         self._actors = Lane("ray-actors", _THREADS)
 
@@ -103,7 +103,7 @@ class Cluster:
         Unreachable.
         """
         return await self._call(
-            partial(_create, request, secret, instance, self._private, self._orphan_s), RAY_CONNECT_S
+            partial(_create, request, secret, instance, self._private, self.orphan_s), RAY_CONNECT_S
         )
 
     async def here(self) -> str | None:
@@ -114,7 +114,7 @@ class Cluster:
         """The actor of this name on that node and no other, with a host of its own (see `actor.Keeper`); one that
         exists is it. Raises Refused, Unreachable.
         """
-        return await self._call(partial(_create_on, node, name, {**config, "orphan_s": self._orphan_s}), RAY_CONNECT_S)
+        return await self._call(partial(_create_on, node, name, {**config, "orphan_s": self.orphan_s}), RAY_CONNECT_S)
 
     async def kill(self, handle: Any) -> None:
         """End it for good, placed or not. Raises Unreachable."""
