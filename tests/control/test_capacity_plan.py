@@ -2,7 +2,7 @@
 
 import pytest
 
-from muleteer.control.capacity_plan import Question, break_rate, fit_curve, plan, yaml_text
+from muleteer.control.capacity_plan import GATEWAY_RATE, Question, break_rate, fit_curve, plan, yaml_text
 from muleteer.control.queueing import Service
 from muleteer.control.sizing import BatchCurve, Workload, needed
 from muleteer.spec.settings import BackendSettings, BackendSpec, Replicas, Slo
@@ -137,3 +137,20 @@ def test_the_yaml_declares_the_plan(tmp_path):
         timeout=2.0, slo=Slo(0.1), replicas=Replicas(1, found.replicas)
     )
     assert declared.endpoints[0].traffic == {"lr:v1": 1.0}
+
+
+def test_what_one_gateway_cannot_answer_takes_several(tmp_path):
+    quick = workload(service=Service(((0.0001, 1.0),)), cpu_s=0.00005)
+    found = plan(Question(50_000, 0.02), quick)
+    assert found.gateways == 8
+    assert all(each.rate <= 8 * GATEWAY_RATE for each in found.breaks)
+    spec = BackendSpec(name="m", target="m.py:M", base_dir=str(tmp_path), settings=BackendSettings())
+    assert "server:\n  gateways: 8\n" in yaml_text(found, Question(50_000, 0.02), spec, "/m", folder=str(tmp_path))
+    assert plan(Question(300, 0.1), workload()).gateways == 1
+    beyond = plan(Question(1e6, 0.02), quick).problems
+    assert beyond == ("at most 64 gateways answer, 7,000 calls/s each. In reach: 448,000 calls/s",)
+
+
+def test_what_a_replica_could_do_beyond_its_gateway_is_not_promised():
+    found = plan(Question(2_000, 0.02), workload(curve=BatchCurve(0.0002, 0.00003, 512)))
+    assert [(each.replicas, each.rate) for each in found.breaks] == [(1, GATEWAY_RATE), (2, GATEWAY_RATE)]

@@ -8,7 +8,7 @@ import math
 import msgspec
 
 from muleteer.cli.output import harmless, say
-from muleteer.control.capacity_plan import CapacityPlan, Question
+from muleteer.control.capacity_plan import GATEWAY_RATE, CapacityPlan, Question
 from muleteer.control.queueing import Service
 from muleteer.control.sizing import QUANTILE
 from muleteer.spec.units import format_bytes, format_number, format_rate, format_rough, format_seconds
@@ -72,7 +72,11 @@ def show_plan(question: Question, measured: Measured, found: CapacityPlan) -> No
     if measured.curve is not None:
         _row("batch", found.batch_reason)
     _row("queue", found.queue_reason)
-    _row("breaks", ", ".join(f"{each.replicas:,} at {format_rate(each.rate)}" for each in found.breaks))
+    if found.gateways > 1:
+        _row("gateways", f"{found.gateways}: one answers {format_rate(GATEWAY_RATE)}")
+    most = found.gateways * GATEWAY_RATE
+    end = f": {_gateways(found.gateways)} no more" if any(each.rate >= most for each in found.breaks) else ""
+    _row("breaks", ", ".join(f"{each.replicas:,} at {format_rate(each.rate)}" for each in found.breaks) + end)
     _row("one more", found.one_more)
     for problem in found.problems:
         _row("too little", problem)
@@ -111,6 +115,10 @@ def as_json(question: Question, measured: Measured, found: CapacityPlan, yaml: s
 def seconds(value: float) -> str:
     """Three digits, whatever the unit; `without bound` where a queue grows."""
     return "without bound" if math.isinf(value) else format_seconds(float(f"{value:.3g}"))
+
+
+def _gateways(count: int) -> str:
+    return "one gateway answers" if count == 1 else f"{count} gateways answer"
 
 
 def _service(service: Service) -> dict[str, float]:

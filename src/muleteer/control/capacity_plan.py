@@ -32,10 +32,12 @@ from muleteer.control.sizing import (
     useful_max,
 )
 from muleteer.spec.dump import dump
-from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec, Replicas, Slo
+from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec, Replicas, ServerSettings, Slo
 from muleteer.spec.units import format_bytes, format_rate, format_seconds
 
 GATEWAY_CPU_S = 1e-4  # of the front process for a request: 75 to 180 µs (`make bench`)
+GATEWAY_RATE = 0.7 / GATEWAY_CPU_S  # requests/s that one of them answers without a wait to speak of
+GATEWAYS_MAX = 64
 SPARE = 0.1  # of a replica that the cores lack: it is busy for that much less of the time, or waits that little
 GAIN_MIN = 0.02  # of the p99: less is not worth a replica
 _STEPS = 16  # of a bisection: four digits
@@ -68,6 +70,7 @@ class CapacityPlan(msgspec.Struct, frozen=True):
         memory_bytes: of all of them.
         cores: that calls and gateway keep busy, mean.
         cores_needed: whole cores with which these replicas keep the target.
+        gateways: that answer so many requests.
         batch_max, batch_reason: the largest batch that keeps the target; 1 of a model that takes calls one by one.
         queue_bound, queue_reason: how many calls may wait.
         p50_s, p99_s: expected responses.
@@ -81,6 +84,7 @@ class CapacityPlan(msgspec.Struct, frozen=True):
     memory_bytes: int
     cores: float
     cores_needed: int
+    gateways: int
     batch_max: int
     batch_reason: str
     queue_bound: int
@@ -173,12 +177,14 @@ def plan(question: Question, workload: Workload, *, first_bytes: int | None = No
     first = workload.memory_bytes if first_bytes is None else first_bytes
     slots = replicas * workload.concurrency
     batch_max, batch_reason = _batch(workload, slots, target_s)
+    gateways = min(GATEWAYS_MAX, math.ceil(rate / GATEWAY_RATE))
     bound, why = _queue(workload, slots, batch_max, question.timeout_s)
     answer = CapacityPlan(
         replicas=replicas,
         memory_bytes=first + (replicas - 1) * workload.memory_bytes,
         cores=rate * (workload.cpu_s + GATEWAY_CPU_S),
         cores_needed=_cores_needed(workload, replicas, rate, target_s),
+        gateways=gateways,
         batch_max=batch_max,
         batch_reason=batch_reason,
         queue_bound=bound,
@@ -187,7 +193,7 @@ def plan(question: Question, workload: Workload, *, first_bytes: int | None = No
         p99_s=expected.p99_s,
         utilisation=expected.utilisation,
         breaks=tuple(
-            Break(count, break_rate(workload, count, target_s, cores))
+            Break(count, min(gateways * GATEWAY_RATE, break_rate(workload, count, target_s, cores)))
             for count in (replicas - 1, replicas, replicas + 1)
             if count
         ),
@@ -273,6 +279,9 @@ def _problems(question: Question, workload: Workload, found: CapacityPlan, first
     if rate >= REPLICAS_MAX * workload.rate_max():
         most = break_rate(workload, REPLICAS_MAX, target_s)
         return (f"a backend has at most {REPLICAS_MAX} replicas. In reach: {format_rate(most)}",)
+    if rate > GATEWAYS_MAX * GATEWAY_RATE:
+        one, all_of_them = format_rate(GATEWAY_RATE), format_rate(GATEWAYS_MAX * GATEWAY_RATE)
+        return (f"at most {GATEWAYS_MAX} gateways answer, {one} each. In reach: {all_of_them}",)
     if not needed(workload, rate, target_s).attainable:
         out_of_reach = (
             f"p99 {format_seconds(target_s)} is out of reach with any number of replicas: a call alone takes "
@@ -336,6 +345,7 @@ def yaml_text(found: CapacityPlan, question: Question, backend: BackendSpec, rou
         backend.settings, slo=Slo(question.p99_s), replicas=Replicas(1, max(1, found.replicas))
     )
     declared = Declared(
+        server=ServerSettings(gateways=found.gateways),
         backends=(msgspec.structs.replace(backend, settings=settings),),
         endpoints=(EndpointSpec(name=backend.name, route=route, traffic={backend.name: 1.0}),),
     )
