@@ -20,6 +20,7 @@ from muleteer.supervise.loop import Loop
 from muleteer.supervise.oom import OomWitness, counter_files
 from muleteer.supervise.orphans import children_of, kill_orphans
 from muleteer.supervise.process import ProcessSpec, Template
+from muleteer.supervise.reaping import reap
 from muleteer.supervise.rundir import RunDirectory
 from muleteer.supervise.states import State
 
@@ -175,26 +176,11 @@ class Supervisor:
             self._tether = None
 
     def _reap(self) -> None:
-        while True:
-            try:
-                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if dead is None:
-                return
-            process = self._of_pid(dead.si_pid)
-            if process is not None:
-                process.before_reaping()
-            os.waitpid(dead.si_pid, 0)
-            oom = self._oom.saw_kill(self._clock.now())
+        for process in reap(self._of_pid, self._oom, self._clock):
             if process is None:
                 self._orphans_reaped += 1
-                continue
-            self._reaped += 1
-            if dead.si_code == os.CLD_EXITED:
-                process.after_reaping(dead.si_status, None, oom=oom)
             else:
-                process.after_reaping(None, dead.si_status, oom=oom)
+                self._reaped += 1
 
     def _of_pid(self, pid: int) -> KeptProcess | None:
         for process in self._table.values():

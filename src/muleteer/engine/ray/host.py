@@ -34,6 +34,7 @@ from muleteer.supervise.loop import Loop
 from muleteer.supervise.oom import OomWitness, counter_files
 from muleteer.supervise.orphans import kill_orphans
 from muleteer.supervise.process import LastExit, ProcessSpec
+from muleteer.supervise.reaping import reap
 from muleteer.supervise.sockets import listen_tcp
 from muleteer.supervise.states import State
 from muleteer.wire.lines import LineDecoder, encode_line
@@ -144,22 +145,12 @@ class Host:
                 kept.abort(order["pid"], order["reason"])
 
     def _on_child(self, _number: signal.Signals) -> None:
-        while True:
-            try:
-                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if dead is None:
-                return
-            kept = self._kept
-            ours = kept is not None and kept.child is not None and kept.child.pid == dead.si_pid
-            if ours and kept is not None:
-                kept.before_reaping()
-            os.waitpid(dead.si_pid, 0)
-            oom = self._oom.saw_kill(self._clock.now())
-            if ours and kept is not None:
-                exited = dead.si_code == os.CLD_EXITED
-                kept.after_reaping(*((dead.si_status, None) if exited else (None, dead.si_status)), oom=oom)
+        for _ in reap(self._of_pid, self._oom, self._clock):
+            pass
+
+    def _of_pid(self, pid: int) -> KeptProcess | None:
+        kept = self._kept
+        return kept if kept is not None and kept.child is not None and kept.child.pid == pid else None
 
 
 class ReplicaHost(Host):
