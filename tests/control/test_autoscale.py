@@ -122,6 +122,17 @@ def test_neither_slo_nor_bounds_no_sizing() -> None:
     assert "may wait" in view.queue_reason
 
 
+def test_a_bound_that_rests_on_a_guess_is_not_explained_by_what_was_measured_of_a_few_calls() -> None:
+    world = World(spec(replicas=3))
+    world.loads["m"] = Load(arrivals=7, served=7, slots=1, bound=50, mean_s=0.0125, p99_s=0.03)
+    world.tick(m=0)
+    view = explained(world.specs["m"], None, world.scaler.measure("m"), None)
+    assert view.queue_reason == "50 may wait until 50 calls were measured"
+    world.declare(spec(replicas=3, expected=0.02))
+    view = explained(world.specs["m"], None, world.scaler.measure("m"), None)
+    assert view.queue_reason == "50 may wait within the deadline of 30s"
+
+
 def test_before_anything_is_measured_what_was_declared_counts() -> None:
     world = World(spec(slo=Slo(0.1), expected=SERVICE_S))
     world.loads["m"] = Load(arrivals=200, queued=190, open_calls=200, slots=1)

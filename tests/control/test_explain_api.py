@@ -13,7 +13,7 @@ SERVICES = [[0.02, 950], [0.04, 50]]
 def load(calls: int) -> dict[str, Any]:
     """As a gateway tells it: `calls` so far, all answered."""
     return {
-        "arrivals": calls, "served": calls, "answered": calls, "slots": 2, "bound": 30, "mean_s": 0.021, "p99_s": 0.04,
+        "arrivals": calls, "served": calls, "answered": calls, "slots": 2, "bound": 186, "mean_s": 0.021, "p99_s": 0.04,
         "services": SERVICES,
     }  # fmt: skip
 
@@ -37,7 +37,7 @@ async def test_a_backend_is_explained_before_and_after_it_was_measured() -> None
         await rig.until(lambda: (seen := rig.controller.statistics().sizings.get("b")) is not None and seen.samples)
         after = await explained(rig, "b")
         assert "a call takes 21ms (mean), 40ms (p99), variation c² 0.04" in after["measured"]
-        assert after["queue"].startswith("30 may wait: of the deadline of 2s, 40ms are kept for the call itself")
+        assert after["queue"].startswith("186 may wait: of the deadline of 2s, 40ms are kept for the call itself")
 
 
 @asynchronous

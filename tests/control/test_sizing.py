@@ -96,6 +96,13 @@ def test_the_queue_bound_is_explained_in_its_own_numbers():
     assert queue_reason(0, 2, 0.02, 5.0, 2.0).startswith("none may wait")
     full = queue_reason(10_000, 1, 0.001, 0.01, 30.0)
     assert full == "10000 may wait, the most that a queue holds: 29989 would be in time"
+    batches = queue_reason(4_784, 1, 0.05, 0.1, 30.0, size=8)
+    assert batches.endswith(
+        "are kept for the batch itself (p99); in the other 29.9s 1 slot takes 598 batches of 8, 50ms each"
+    )
+    assert (
+        queue_reason(50, 1, 0.0125, 0.03, 30.0) == "50 may wait within the deadline of 30s"
+    )  # not reckoned from these
     assert queue_reason(12_000, 8, 0.02, 0.05, 30.05).startswith("12000 may wait: of the")  # of two gateways together
 
 

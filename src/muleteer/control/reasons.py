@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from muleteer.base.limits import BATCHES_SURE, SAMPLES_MIN
 from muleteer.control.autoscale import Sized
 from muleteer.control.measure import Measure
 from muleteer.control.scaling import UNKNOWN_START_S
@@ -95,9 +96,23 @@ def _waiting(spec: BackendSpec, measure: Measure) -> dict[str, object]:
     bound, slots = sum(load.bound for load in loads), sum(load.slots for load in loads)
     most = max(loads, key=lambda load: load.served, default=None)
     found: dict[str, object] = {"queue_bound": bound}
+    batches, settings = measure.batches, spec.settings
     if most is not None and most.served:
-        found["queue_reason"] = queue_reason(bound, slots, most.mean_s, most.p99_s, spec.settings.timeout)
-    batches = measure.batches
+        mean_s, p99_s, size, known = most.mean_s, most.p99_s, 1, most.served >= SAMPLES_MIN
+        if batches is not None:
+            size, known = batches.size_max, batches.sent >= BATCHES_SURE
+            mean_s = batches.base_s + batches.item_s * size
+        elif not known and settings.expected is not None:
+            mean_s, p99_s, known = settings.expected, settings.expected, True
+        found["queue_reason"] = (
+            queue_reason(bound, slots, mean_s, p99_s, settings.timeout, size=size)
+            if known
+            else f"{bound} may wait until {_needed(batched=batches is not None)} were measured"
+        )
     if batches is not None:
         found["batch"] = BatchView(batches.size_max, batches.limited_by, batches.reason, spec.settings.batch_wait)
     return found
+
+
+def _needed(*, batched: bool) -> str:
+    return f"{BATCHES_SURE} batches" if batched else f"{SAMPLES_MIN} calls"

@@ -28,6 +28,8 @@ AIM = 0.25
 REPLICAS_MAX = 1024
 USELESS = 0.25
 """Another replica that would find less than this part of the cores it can use costs more memory than it is worth."""
+QUEUE_OFF = 0.2
+"""Part by which a bound may differ from what it is explained with: gateways reckon with what they knew then."""
 BUSY_MAX = 0.95  # utilisation where the target cannot be kept anyway
 
 
@@ -197,22 +199,27 @@ def one_more(workload: Workload, replicas: int, rate: float, arrival_scv: float,
     )
 
 
-def queue_reason(bound: int, slots: int, mean_s: float, p99_s: float, deadline_s: float) -> str:
-    """Why `bound` calls may wait: the words of the gateway's rule (queued + 1)·S/C + p99 ≤ D."""
+def queue_reason(bound: int, slots: int, mean_s: float, p99_s: float, deadline_s: float, *, size: int = 1) -> str:
+    """Why `bound` calls may wait: the words of the gateway's rule (queued + 1)·S/C + p99 ≤ D. `size` calls go together
+    and take `mean_s`.
+    """
+    deadline = format_seconds(deadline_s)
     if bound <= 0:
-        return (
-            f"none may wait: a call takes up to {format_seconds(p99_s)} (p99) and its deadline is "
-            f"{format_seconds(deadline_s)}"
-        )
+        return f"none may wait: a call takes up to {format_seconds(p99_s)} (p99) and its deadline is {deadline}"
     wait_s = deadline_s - p99_s
-    in_time = math.floor(wait_s * slots / max(mean_s, 1e-9))
+    in_time = math.floor(wait_s * slots * size / max(mean_s, 1e-9))
     if CALLS_QUEUED_MAX <= bound < in_time:
         return f"{bound} may wait, the most that a queue holds: {in_time} would be in time"
+    if slots and abs(in_time - bound) > max(size, QUEUE_OFF * bound):
+        return f"{bound} may wait within the deadline of {deadline}"
     line = "1 slot takes" if slots == 1 else f"{slots} slots take" if slots else "the slots that come take"
+    mean, left = format_seconds(mean_s), format_seconds(float(f"{wait_s:.3g}"))
+    one, what = "call", f"{bound} calls of {mean} (mean)"
+    if size > 1:
+        one, what = "batch", f"{bound // size} batches of {size}, {mean} each"
     return (
-        f"{bound} may wait: of the deadline of {format_seconds(deadline_s)}, {format_seconds(p99_s)} are kept for the "
-        f"call itself (p99); in the other {format_seconds(float(f'{wait_s:.3g}'))} {line} {bound} calls of "
-        f"{format_seconds(mean_s)} (mean)"
+        f"{bound} may wait: of the deadline of {deadline}, {format_seconds(p99_s)} are kept for the {one} itself "
+        f"(p99); in the other {left} {line} {what}"
     )
 
 
