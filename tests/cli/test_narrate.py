@@ -253,6 +253,35 @@ def test_with_reload_a_backend_that_cannot_run_here_holds_nothing_up():
     assert told.narrator.failure is None
 
 
+def test_one_that_the_others_leave_no_room_for_is_left_out_and_they_are_served():
+    told = Told("A", "B")
+    told.start("A-1")
+    told.tell(Notice("controller", "no room: a replica takes 2GiB", unservable="B", crowded=True))
+    assert told.lines[-1] == "   0.00 s  controller  B: no room: a replica takes 2GiB"
+    assert told.calls == [], "A is waited for"
+    told.tell(Ready("A-1", 0.1, {}))
+    assert told.calls == ["settled"]
+    assert told.narrator.failure is None
+    assert told.narrator.left_out == {"B": "no room: a replica takes 2GiB"}
+    told.narrator.serving("")
+    assert "  # http://127.0.0.1:8000/b is not served: there is no room for its model" in told.lines
+    told.start("B-1")
+    told.tell(Ready("B-1", 0.1, {}))
+    assert told.narrator.left_out == {}
+
+
+def test_one_of_which_fewer_have_room_is_served_by_those():
+    told = Told("A", replicas=3)
+    for id in ("A-1", "A-2"):
+        told.start(id)
+        told.tell(Ready(id, 0.1, {}))
+    assert told.calls == []
+    crowded = Notice("controller", "room for 2 of 3 replicas: another takes 2GiB", unservable="A", crowded=True)
+    told.tell(crowded, crowded)
+    assert told.calls == ["settled"], "once"
+    assert told.narrator.left_out == {}
+
+
 def test_after_the_start_nothing_is_final():
     told = Told("A")
     told.start("A-1")

@@ -401,3 +401,81 @@ def test_many_machines_by_chance() -> None:
             assert all(staying[name] - ended[name] >= min(staying[name], least[name]) for name in staying)
         assert len(set(found.victims)) == len(found.victims)
         assert not {by_id[id].state for id in found.victims} & {"leaving"}
+
+
+def test_a_minimum_that_fits_nowhere_beside_the_others_is_told_once_they_are_measured() -> None:
+    demands = [wants("a", least=1), wants("b", least=1, memory_bytes=2 * GB, waited_s=1.0)]
+    found = allocate(demands, [holds("a", memory_bytes=2 * GB)], machine(3))
+    assert found.crowded["b"].certain
+    assert found.crowded["b"].reason == (
+        "no room: a replica takes 1.9GiB, and of the 2.8GiB for all replicas a holds 1.9GiB"
+    )
+    assert "a" not in found.crowded
+    loading = holds("a", state="starting", memory_bytes=0, reserved_bytes=2 * GB, ready_s=0.0)
+    assert not allocate(demands, [loading], machine(3)).crowded["b"].certain, "it may turn out smaller"
+    just_ready = msgspec.structs.replace(loading, state="ready", ready_s=0.5, memory_bytes=GB)
+    assert not allocate(demands, [just_ready], machine(3)).crowded["b"].certain
+    small = holds("a", memory_bytes=GB)
+    assert allocate(demands, [small], machine(3)).crowded == {}, "it turned out smaller"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [holds("a", state="leaving", memory_bytes=2 * GB)],
+        [holds("a", memory_bytes=2 * GB, busy=True, idle_s=0.0)],
+        [holds("a", memory_bytes=2 * GB, ready_s=2.0)],
+    ],
+    ids=["leaves", "is busy", "is new"],
+)
+def test_room_that_comes_is_no_reason_to_give_up_on_a_minimum(others: list[Holding]) -> None:
+    demands = [wants("a"), wants("b", least=1, memory_bytes=2 * GB)]
+    assert allocate(demands, others, machine(3)).crowded == {}
+
+
+def test_one_that_is_declared_no_more_will_leave_room() -> None:
+    assert allocate([wants("b", least=1)], [holds("gone", memory_bytes=3 * GB)], machine(3)).crowded == {}
+
+
+def test_as_many_of_a_minimum_as_fit_are_granted_and_the_rest_is_told() -> None:
+    held = [holds("a", 1), holds("a", 2), holds("b")]
+    found = allocate([wants("a", 4, least=4), wants("b", least=1)], held, machine(3.5))
+    assert counts(found) == {"a": 2, "b": 1}
+    assert found.crowded["a"].certain
+    assert found.crowded["a"].reason == (
+        "room for 2 of 4 replicas: another takes 953.7MiB, and of the 3.3GiB for all replicas a holds 1.9GiB, "
+        "b 953.7MiB"
+    )
+    assert "b" not in found.crowded
+
+
+def test_what_is_guessed_is_called_so_and_many_who_hold_the_rest_are_not_all_named() -> None:
+    held = [holds(name, memory_bytes=GB // 2) for name in "abcdef"]
+    demands = [*(wants(name, least=1) for name in "abcdef"), wants("x", least=1, known=False)]
+    told = allocate(demands, held, machine(3.5)).crowded["x"].reason
+    assert told == (
+        "no room: a replica takes 953.7MiB (a guess: `memory` would say), and of the 3.3GiB for all replicas "
+        "a holds 476.8MiB, b 476.8MiB, c 476.8MiB, 3 others 1.4GiB"
+    )
+
+
+def test_devices_that_others_keep_are_told_like_memory() -> None:
+    held = [holds("a", gpus=1.0, state="starting"), holds("b", gpus=1.0)]
+    demands = [wants("a", least=1, gpus=1.0), wants("b", gpus=1.0, least=1), wants("c", gpus=1.0, least=1)]
+    found = allocate(demands, held, machine(9, gpus=2)).crowded
+    assert found["c"].certain, "a device is held whatever is measured"
+    assert found["c"].reason == "no room: a replica takes 1 GPUs, and of the 2 GPUs for all replicas a holds 1, b 1"
+
+
+def test_what_never_fits_at_all_is_not_laid_to_the_others() -> None:
+    found = allocate([wants("a", least=1), wants("b", least=1, memory_bytes=9 * GB)], [holds("a")], machine(3))
+    assert found.crowded == {}
+    assert found.refused["b"].never
+
+
+def test_who_has_had_room_keeps_it_over_an_update() -> None:
+    """The one that is crowded out is declared first, and must not take what an update of the other gives up."""
+    demands = [wants("x", least=1, waited_s=9.0), wants("a", least=1, surge=0)]
+    found = allocate(demands, [holds("a", state="leaving")], machine(1))
+    assert "room is being made" in found.grants["a"].reason
+    assert "x" not in found.crowded or not found.crowded["x"].certain

@@ -111,8 +111,8 @@ def test_an_update_on_a_full_cluster_gives_way_instead_of_waiting_for_a_place_th
 
     def plan(*free):
         nodes = tuple(Node(f"{n}", f"10.0.0.{n}", True, {"CPU": 2.0}, {"CPU": cpus}) for n, cpus in enumerate(free))
-        fleet.allot(Allotter(View(nodes).capacity, Autoscaler()).allocate(0.0, {"b": fleet}), waiting=False)
+        fleet.allot(Allotter(View(nodes).capacity, Autoscaler()).allocate(0.0, {"b": fleet}), waiting=False, now=99.0)
         return fleet.plan()
 
     assert plan(0.0, 1.0) == Plan(start=1), "there is room: the new one first"
-    assert plan(0.5, 0.5) == Plan(drain=("b-1",)), "none of both has room for a whole one"
+    assert plan(0.5, 0.5) == Plan(drain=("b-1",), makes_way="b-1"), "none of both has room for a whole one"

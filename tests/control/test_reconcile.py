@@ -98,7 +98,9 @@ SPARES: tuple[Spare, ...] = ("none", "give_way", "surge")
     ("spare", "replicas", "expected"),
     [
         pytest.param("none", ((1, 1, "ready"),), Plan(), id="no room yet: the old one serves"),
-        pytest.param("give_way", ((1, 1, "ready"),), Plan(drain=("m-1",)), id="never room: it leaves first"),
+        pytest.param(
+            "give_way", ((1, 1, "ready"),), Plan(drain=("m-1",), makes_way="m-1"), id="never room: it leaves first"
+        ),
         pytest.param("give_way", (), Plan(start=1), id="then the new one starts"),
         pytest.param("give_way", ((1, 1, "starting"), (2, 2, "starting")), Plan(), id="one at a time"),
         pytest.param("none", ((1, 1, "failed"),), Plan(1, ("m-1",)), id="one that failed holds no room"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,79 @@ def test_one_that_outgrows_the_budget_is_replaced_after_the_idle_ones_are_gone(f
         assert f"replacing {before['id']}" in told
         wait_until(lambda: server.status()["problems"] == {}, "all is well")
         assert ask(server, "/idle", {})[:2] == (200, "ok"), "there is room again"
+
+
+CROWDED = """
+server: {memory_budget: 300MiB}
+backends:
+  first: {model: "big.py:Model", memory: 130MiB}
+  large: {model: "model.py:Model", memory: LARGE}
+endpoints:
+  first: {route: /first, traffic: {first: 1}}
+  large: {route: /large, traffic: {large: 1}}
+"""
+ALONE = """
+backends:
+  large: {model: "model.py:Model", memory: 181MiB}
+endpoints:
+  large: {route: /large, traffic: {large: 1}}
+"""
+
+
+def row(server: Server, backend: str) -> dict:
+    (found,) = (each for each in server.status()["backends"] if each["name"] == backend)
+    return found
+
+
+def served(folder: Path, *arguments: str) -> tuple[Server, subprocess.CompletedProcess[str]]:
+    """`serve -d`, whatever its exit status."""
+    server = Server(folder, *arguments)
+    try:
+        started = server.command(*server.serve_arguments(), "--detach")
+        server.find()
+    except BaseException:
+        server.close()
+        raise
+    return server, started
+
+
+def test_of_two_that_fit_alone_and_not_together_the_second_is_told_and_starts_once_there_is_room(folder) -> None:
+    (folder / "big.py").write_text(MODEL.replace("40_000_000", "110_000_000"))
+    (folder / "crowded.yaml").write_text(CROWDED.replace("LARGE", "180MiB"))
+    (folder / "more.yaml").write_text(CROWDED.replace("LARGE", "181MiB"))
+    (folder / "alone.yaml").write_text(ALONE)
+    server, started = served(folder, "-c", "crowded.yaml")
+    with closing(server):
+        assert started.returncode == 6, started
+        assert "large is not served: no room: a replica takes 180MiB, and of the " in started.stderr
+        assert " for all replicas first holds " in started.stderr
+        assert "; raise that, or give one of them fewer replicas, less memory, or replicas: {min: 0}" in started.stderr
+        assert "the others are served all the same" in started.stderr
+        assert started.stdout.count("large: no room: ") == 1
+        assert "/large is not served: there is no room for its model" in started.stdout
+        assert ask(server, "/first", {})[:2] == (200, "ok")
+        refused, error, retry_after = ask(server, "/large", {})
+        assert (refused, error["code"]) == (503, "memory"), error
+        assert int(retry_after or 0) >= 1
+        assert row(server, "large")["state"] == "failed"
+        assert row(server, "large")["reason"].startswith("no room: a replica takes 180MiB")
+        applied = server.command("apply", "more.yaml")
+        assert applied.returncode == 6
+        assert "large does not start: no room: a replica takes 181MiB, and of the " in applied.stderr
+        assert ask(server, "/first", {})[:2] == (200, "ok")
+        assert server.command("apply", "alone.yaml").returncode == 0
+        wait_until(lambda: ask(server, "/large", {})[:2] == (200, "ok"), "it starts by itself", seconds=20)
+        assert (row(server, "large")["state"], row(server, "large")["reason"]) == ("ready", None)
+
+
+def test_as_many_of_four_replicas_as_have_room_serve_and_the_rest_is_told(folder) -> None:
+    arguments = ("--replicas", "4", "--memory", "130MiB", "--memory-budget", "300MiB")
+    server, started = served(folder, "model.py:Model", *arguments)
+    with closing(server):
+        assert started.returncode == 0, started.stderr
+        assert "Model: room for 3 of 4 replicas: another takes 130MiB, and of the " in started.stdout
+        assert ask(server, "/predict", {})[:2] == (200, "ok")
+        assert row(server, "Model")["state"] == "degraded"
+        scaled = server.command("scale", "Model", "9")
+        assert scaled.returncode == 0, scaled.stderr
+        assert "Model: room for 3 of 9 replicas: another takes " in scaled.stdout

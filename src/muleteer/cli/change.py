@@ -69,10 +69,12 @@ class Steering:
 
     def _wait(self, changes: Collection[dict[str, Any]]) -> None:
         try:
-            took_s = self._asked(lambda: wait_until_settled(self._admin, changes))
+            settled = self._asked(lambda: wait_until_settled(self._admin, changes))
         except StartFailed as error:
             raise StartupFailedError(harmless_lines(str(error))) from None
-        say(f"settled after {took_s:.2f} s")
+        for name, why in settled.short.items():
+            say(harmless(f"{name}: {why}"))
+        say(f"settled after {settled.took_s:.2f} s")
 
     def _asked(self, ask: Callable[[], T]) -> T:
         try:

@@ -1,7 +1,8 @@
 """`muleteer serve --detach`: the server in a process of its own; this one shows its start and returns.
 
-The lines travel as JSON through a pipe. The last word of the server is `serving`, or `failed` with the exit status; if
-the pipe ends without one, it died. Must not know how a server is run.
+The lines travel as JSON through a pipe. The last word of the server is `serving`, or `failed`, with the exit status; if
+the pipe ends without one, it died. A model for which there is no room beside the others is `failed`, too, although
+these are served. Must not know how a server is run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from muleteer.base.errors import UsageError, UsageErrors
+from muleteer.base.errors import StartupFailedError, UsageError, UsageErrors
 from muleteer.cli.output import Paint, say
 from muleteer.cli.server import Server, Task
 from muleteer.supervise.output import LogFile
@@ -23,7 +24,9 @@ LOG = "supervisor.log"
 
 
 def run_detached(task: Task) -> int:
-    """Start the server, show its start, return when it serves. The exit status is that of a start that failed."""
+    """Start the server, show its start, return when it serves. The exit status is that of a start that failed, or of a
+    model that is left out.
+    """
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -107,8 +110,12 @@ class _Detached:
         self._write(text)
         self._send({"type": "say", "text": text})
 
-    def _on_serving(self) -> None:
-        self._send({"type": "serving"})
+    def _on_serving(self, left_out: list[str]) -> None:
+        if left_out:
+            errors = [*left_out, "the others are served all the same, until muleteer stop"]
+            self._send({"type": "failed", "errors": errors, "status": StartupFailedError.exit_status})
+        else:
+            self._send({"type": "serving"})
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None

@@ -36,6 +36,10 @@ class Narrator:
         on_settled: called once, when every declared replica is ready or FAILED.
         on_failure: called once, when this start cannot succeed; `failure` says why.
         forgiving: no model that fails makes the start fail.
+
+    Attributes:
+        failure: why this start cannot succeed; None while it may, or did.
+        left_out: backends that are not served, as others hold the room they would need, and why.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Narrator:
         self._elsewhere = elsewhere
         self._waiting = {each.name: 0 if elsewhere else each.settings.bounds.min for each in declared.backends}
         self._backend_of: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         self._settled: set[str] = set()  # replicas that were ready once, or FAILED
         self._infos: dict[str, Mapping[str, object]] = {}  # backend → what its first ready replica said
         self._own_ends: dict[str, LastExit] = {}  # of processes of ours: how each ended last
@@ -113,6 +118,8 @@ class Narrator:
         wanted = [each for each in self._declared.backends if each.name in endpoint.traffic]
         if any(each.name in unmanned and each.settings.elastic for each in wanted):
             return f"# {url} sleeps: the first call starts its model"
+        if endpoint.traffic.keys() <= self.left_out.keys():
+            return f"# {url} is not served: there is no room for its model"
         if endpoint.traffic.keys() <= unmanned:
             return f"# {url} is not served: its model has no replicas"
         return f"# {url} is not served: its model FAILED"
@@ -141,6 +148,7 @@ class Narrator:
         backend = self._backend_of.get(event.id)
         if backend is not None:
             self._infos.setdefault(backend, MappingProxyType(event.info))
+            self.left_out.pop(backend, None)
             if self._settle(event.id, backend):
                 self._on_settled()
             return
@@ -204,12 +212,27 @@ class Narrator:
         if not event.unservable:
             self._line(event.id, event.text, "cyan")
             return
+        if event.crowded:
+            self._crowded(event)
+            return
         self._line(event.id, f"{event.unservable} cannot be served: {event.text}", "red")
         if not self._starting_up or self._waiting.pop(event.unservable, None) is None:
             return
         if not self._forgiving:
             self._fail(event.unservable, LastExit(reason="no_room", message=event.text))
         elif self.failure is None and all(left <= 0 for left in self._waiting.values()):
+            self._on_settled()
+
+    def _crowded(self, event: events.Notice) -> None:
+        """Fewer of its replicas have room than were declared, perhaps none. The others serve on."""
+        name = event.unservable
+        self._line(event.id, f"{name}: {event.text}", "yellow" if name in self._infos else "red")
+        if not self._starting_up or self._waiting.get(name, 0) <= 0:
+            return
+        del self._waiting[name]
+        if name not in self._infos:
+            self.left_out[name] = event.text
+        if self.failure is None and all(left <= 0 for left in self._waiting.values()):
             self._on_settled()
 
     def _output(self, event: events.Output) -> None:

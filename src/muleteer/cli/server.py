@@ -67,7 +67,8 @@ class Server:
         say: takes one line for the person; must not block.
         paint: colours it.
         show_output: whether lines of the processes are shown too (they are in their logs anyway).
-        on_serving: called once, when requests are answered.
+        on_serving: called once, when requests are answered, with what is wrong all the same: backends for which there
+            is no room beside the others, one line each.
         lend_timer: called once, with what runs a call after some seconds.
     """
 
@@ -78,7 +79,7 @@ class Server:
         say: Callable[[str], None],
         paint: Paint,
         show_output: bool = True,
-        on_serving: Callable[[], None] = lambda: None,
+        on_serving: Callable[[list[str]], None] = lambda _left_out: None,
         lend_timer: Callable[[Later], None] = lambda _: None,
     ) -> None:
         self._task = task
@@ -135,7 +136,8 @@ class Server:
 
         def on_yes() -> None:
             narrator.serving(run_dir_flag(server.run_dir, os.environ))
-            self._on_serving()
+            left_out = {} if self._task.restored else narrator.left_out
+            self._on_serving([f"{name} is not served: {why}" for name, why in left_out.items()])
 
         def on_failure() -> None:
             supervisor.stop("the start failed")

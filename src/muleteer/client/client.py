@@ -7,6 +7,7 @@ is declared) and raises AdminRefused, AdminUnreachable and StartFailed as `clien
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -173,7 +174,8 @@ class Client:
     def _change(self, method: str, path: str, body: Any, *, wait: bool) -> None:
         answer = self._admin.send(method, path, body)
         if wait and answer["changes"]:
-            wait_until_settled(self._admin, answer["changes"])
+            for name, why in wait_until_settled(self._admin, answer["changes"]).short.items():
+                warnings.warn(f"{name}: {why}", RuntimeWarning, stacklevel=3)
 
     def _model(self, model: object) -> dict[str, str]:
         from muleteer.client.ship import Shipped, locate  # reads source: only where a model is declared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from muleteer.client.admin import Admin
 from muleteer.client.errors import StartFailed
@@ -19,8 +19,16 @@ _POLL_S = (0.02, 0.5)
 """At first, and at most; each look doubles it."""
 
 
-def wait_until_settled(admin: Admin, changes: Collection[dict[str, Any]], *, limit_s: float = SETTLE_S_MAX) -> float:
-    """Return when all that `changes` (of an answer of the admin API) name runs as declared, with the seconds it took.
+class Settled(NamedTuple):
+    """After how many seconds, and which backends have room for fewer replicas than they want, and why."""
+
+    took_s: float
+    short: dict[str, str]
+
+
+def wait_until_settled(admin: Admin, changes: Collection[dict[str, Any]], *, limit_s: float = SETTLE_S_MAX) -> Settled:
+    """Return when all that `changes` (of an answer of the admin API) name runs as declared, or as much of it as has
+    room beside the others; see Settled.
 
     Raises StartFailed once a changed backend cannot become ready, or `limit_s` is over; AdminUnreachable if the
     controller stays away.
@@ -32,7 +40,8 @@ def wait_until_settled(admin: Admin, changes: Collection[dict[str, Any]], *, lim
         status = admin.get_patiently("/v1/status")
         waiting = unsettled(status, touched)
         if not waiting:
-            return time.monotonic() - began
+            short = {each["name"]: str(each["reason"]) for each in status["backends"] if _short(each, touched)}
+            return Settled(time.monotonic() - began, short)
         if time.monotonic() - began > limit_s:
             raise StartFailed(f"{waiting[0]} is not ready after {limit_s:g} s", waiting[0])
         time.sleep(pause)
@@ -57,6 +66,10 @@ def unsettled(status: dict[str, Any], touched: Collection[str]) -> list[str]:
             waiting.append(backend["name"])
     waiting += [name for name, gateway in status["gateways"].items() if gateway["revision"] != status["snapshot"]]
     return waiting
+
+
+def _short(backend: dict[str, Any], touched: Collection[str]) -> bool:
+    return backend["name"] in touched and len(backend["replicas"]) < backend["wanted"]
 
 
 def start_failure(backend: dict[str, Any]) -> str | None:

@@ -18,7 +18,15 @@ from muleteer.control.fleet import Fleet, Observed
 from muleteer.control.ledger import LEAST, Ledger, Reservation, budget_of
 from muleteer.control.measure import Cpu
 from muleteer.control.meter import Meter
-from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, surge_has_place, waits_for_place
+from muleteer.control.places import (
+    SEEN_LATE_S,
+    Reserved,
+    asking,
+    budget_of_cluster,
+    reserved,
+    surge_has_place,
+    waits_for_place,
+)
 from muleteer.control.proc import Usage
 from muleteer.control.scaling import UNKNOWN_START_S
 from muleteer.control.share import Budget
@@ -146,15 +154,25 @@ class Allotter:
             whole, own = format_bytes(capacity.memory_bytes or 0), format_bytes(self._own_bytes)
             problem = f"nothing fits: of {whole} for the whole server, its own processes hold {own}"
             allocation = msgspec.structs.replace(allocation, problem=problem)
-        if capacity.memory_bytes is not None and capacity.available_bytes is None:
-            whole, own = format_bytes(capacity.memory_bytes), format_bytes(self._own_bytes)
-            beside = f": of the memory_budget of {whole}, the server's own processes hold {own}"
-            refused = {
-                name: msgspec.structs.replace(each, reason=each.reason + beside) if each.never else each
-                for name, each in allocation.refused.items()
-            }
-            allocation = msgspec.structs.replace(allocation, refused=refused)
-        return allocation
+        return self._in_words(allocation, capacity)
+
+    def _in_words(self, allocation: Allocation, capacity: Capacity) -> Allocation:
+        """With what the budget does not know: what is left of a declared one, and the ways out."""
+        declared = capacity.memory_bytes is not None and capacity.available_bytes is None
+        beside, more = "", "make room on the machine"
+        if declared:
+            whole, own = format_bytes(capacity.memory_bytes or 0), format_bytes(self._own_bytes)
+            beside, more = f": of the memory_budget of {whole}, the server's own processes hold {own}", "raise that"
+        ways_out = f"{beside}; {more}, or give one of them fewer replicas, less memory, or replicas: {{min: 0}}"
+        refused = {
+            name: msgspec.structs.replace(each, reason=each.reason + beside) if each.never else each
+            for name, each in allocation.refused.items()
+        }
+        crowded = {
+            name: msgspec.structs.replace(each, reason=each.reason + ways_out)
+            for name, each in allocation.crowded.items()
+        }
+        return msgspec.structs.replace(allocation, refused=refused, crowded=crowded)
 
     def _placed(self, fleets: Iterable[Fleet]) -> Iterator[Reserved]:
         for fleet in fleets:
@@ -174,7 +192,9 @@ class Allotter:
                 asked = msgspec.structs.replace(asked, replicas=min(asked.replicas, fleet.wanted))
             grants[name] = asked
         drained = frozenset(drain_first)
-        return msgspec.structs.replace(allocation, grants=grants, refused={}, drain_first=drained)
+        return msgspec.structs.replace(
+            allocation, grants=grants, refused={}, crowded={}, drain_first=drained, seen_late_s=SEEN_LATE_S
+        )
 
     def _demand(self, fleet: Fleet, budget: Budget, now: float) -> Demand:
         assert fleet.backend is not None
@@ -193,6 +213,7 @@ class Allotter:
             surge=1 if fleet.wanted and fleet.outdated() else 0,
             waited_s=self._autoscaler.waited_s(fleet.name, now),
             memory_bytes=reservation.memory_bytes,
+            known=reservation.known,
             cores=cores,
             gpus=settings.gpus,
             weight=settings.weight,

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import msgspec
 
 from muleteer.control.claims import SETTLED_S, Demand, Holding, residence_s
+from muleteer.control.crowding import Crowded, crowded_out, kept
 from muleteer.control.share import Budget, Claim, Grant, shared
 from muleteer.control.warmth import Resident, victims
 from muleteer.spec.units import format_bytes
@@ -57,31 +58,38 @@ class Allocation(msgspec.Struct, frozen=True):
         victims: replicas to drain now, busy ones after their calls; already taken off their backends' grants.
         refused: backends whose calls get 503 `memory`.
         drain_first: backends whose update has no room for a surge: one old replica leaves before a new one starts.
+        crowded: backends with fewer replicas than their minimum, for which no room can be made.
         problem: what is wrong with the machine as a whole; None: nothing.
+        seen_late_s: room that a replica has left is known so much later.
     """
 
     grants: dict[str, Grant]
     victims: tuple[str, ...] = ()
     refused: dict[str, Refusal] = {}
+    crowded: dict[str, Crowded] = {}
     drain_first: frozenset[str] = frozenset()
     problem: str | None = None
+    seen_late_s: float = 0.0
 
 
 def allocate(demands: Sequence[Demand], holdings: Sequence[Holding], budget: Budget) -> Allocation:
     """One tick. Call it again with the next tick's observations: it remembers nothing.
 
-    In order: what outgrew the budget is mended; declared minima, in turns; a first replica for every backend, first for
-    those whose calls wait, longest and heaviest first; surges; then, in turns, up to the fair share of each.
+    In order: what outgrew the budget is mended; declared minima, in turns, first of those that hold something, if only
+    until it has left: what an update gives up is for itself; a first replica for every backend, first for those whose
+    calls wait, longest and heaviest first; surges; then, in turns, up to the fair share of each.
     """
     machine = _Machine(demands, holdings, budget)
     problem = machine.mend()
-    for demand, count in _turns(demands, machine.fair):
+    there = {each.backend for each in holdings}
+    for demand, count in _turns(sorted(demands, key=lambda each: each.backend not in there), machine.fair):
         machine.raise_to(demand, count)
     machine.share_cores()
     return Allocation(
         grants={demand.backend: machine.grant(demand) for demand in demands},
         victims=tuple(machine.victims),
         refused=machine.refusals(_first(demands)),
+        crowded=machine.crowded(),
         drain_first=frozenset(machine.drain_first),
         problem=problem,
     )
@@ -226,6 +234,18 @@ class _Machine:
                 found[name] = Refusal(self._held[name][1], room_s)
             elif demand.waiting:
                 ahead += demand.memory_bytes
+        return found
+
+    def crowded(self) -> dict[str, Crowded]:
+        """Whose minimum does not fit beside those of the others."""
+        found: dict[str, Crowded] = {}
+        held: list[Holding] | None = None
+        for name, demand in self._demands.items():
+            if self._granted[name] >= demand.least or name in self._expecting or not self._fits(demand):
+                continue
+            held = kept(self._demands, self._staying.values()) if held is None else held
+            if (why := crowded_out(demand, self._granted[name], held, self._budget)) is not None:
+                found[name] = why
         return found
 
     def _has_room_soon(self, demand: Demand) -> bool:

@@ -25,6 +25,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
         waited_s: seconds for which calls have been waiting for a slot of it; 0: none waits. Only where some wait, below
             `least`, or for a surge is anything given up for it.
         memory_bytes: to set aside for one replica that starts: declared, else measured, else guessed (`Ledger`).
+        known: that is no guess.
         cores: that one replica keeps busy, declared or measured.
         gpus: devices of one replica; below 1 a part of one.
         startup_s: measured, or a guess.
@@ -37,6 +38,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     surge: int = 0
     waited_s: float = 0.0
     memory_bytes: int = 0
+    known: bool = True
     cores: float = 0.0
     gpus: float = 0.0
     weight: float = 1.0
@@ -77,9 +79,14 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 0.0
 
     @property
+    def measured(self) -> bool:
+        """Whether what it takes is what it holds, not what was set aside for it."""
+        return self.state != "starting" and (self.state != "ready" or self.ready_s >= SETTLED_S)
+
+    @property
     def counted_bytes(self) -> int:
         """What it takes of the budget."""
-        if self.state == "starting" or (self.state == "ready" and self.ready_s < SETTLED_S):
+        if not self.measured:
             return max(self.memory_bytes, self.reserved_bytes)
         return self.memory_bytes or self.reserved_bytes
 

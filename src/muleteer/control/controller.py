@@ -64,7 +64,8 @@ class Controller:
         run_dir: for the snapshot and the gateways' sockets.
         gateways: names of the gateways.
         notice: says one line to the person in the foreground.
-        unservable: told once of a backend that cannot run on this machine as it is, and why.
+        unservable: told once of a backend that cannot run as declared on this machine as it is, and why; and whether
+            others that go on hold the room it would need.
         problems: where to report what does not work; None: a place of its own.
         server: the settings that this server was started with; None: those declared.
         cookie_key: see Snapshot.
@@ -89,7 +90,7 @@ class Controller:
         cookie_key: str = "",
         awake: Callable[[], Collection[str]] = tuple,
         own_pids: Callable[[], Collection[int]] = tuple,
-        unservable: Callable[[str, str], None] = lambda _backend, _why: None,
+        unservable: Callable[[str, str, bool], None] = lambda _backend, _why, _crowded: None,
     ) -> None:
         self.declared = Declared()
         self._engine = engine
@@ -286,12 +287,13 @@ class Controller:
             self.problems.begin(f"slo of {name}", f"{why}: `muleteer explain {name}` tells more")
         self._unkept = set(unkept)
 
-    def _tell_unservable(self, name: str, why: str | None) -> None:
+    def _tell_unservable(self, fleet: Fleet) -> None:
+        why = fleet.crowded or fleet.unservable()
         if why is None:
-            self._told_unservable.discard(name)
-        elif name not in self._told_unservable:
-            self._told_unservable.add(name)
-            self._unservable(name, why)
+            self._told_unservable.discard(fleet.name)
+        elif fleet.name not in self._told_unservable:
+            self._told_unservable.add(fleet.name)
+            self._unservable(fleet.name, why, fleet.crowded is not None)
 
     def _demanded(self, names: list[str]) -> None:
         """Calls came for backends that no replica serves."""
@@ -323,7 +325,8 @@ class Controller:
         allocation = self._allotter.allocate(now, self._fleets)
         victims = set(allocation.victims)
         for name, fleet in self._fleets.items():
-            if fleet.backend is not None and fleet.allot(allocation, waiting=self._autoscaler.waited_s(name, now) > 0):
+            waiting = self._autoscaler.waited_s(name, now) > 0
+            if fleet.backend is not None and fleet.allot(allocation, waiting=waiting, now=now):
                 self._dirty[name] = None
             for id in victims & fleet.replicas.keys():
                 self._drain(fleet, id, now)
@@ -377,6 +380,9 @@ class Controller:
         action = fleet.plan()
         for id in action.drain:
             self._drain(fleet, id, now)
+        if action.makes_way:
+            last = "" if any(each.state == "ready" for each in fleet.serving()) else "; until it is ready calls wait"
+            self._notice(f"{action.makes_way} makes way for its replacement: there is no room for both{last}")
         if fleet.backend is None:
             if not fleet.replicas:
                 del self._fleets[name]
@@ -389,7 +395,7 @@ class Controller:
         start_s = fleet.start_s(self._autoscaler.startups, now)
         if self._routes.observe(fleet.backend.spec, fleet.serving(), refused=refused, start_s=start_s):
             self._unpublished = True
-        self._tell_unservable(name, fleet.unservable())
+        self._tell_unservable(fleet)
         fleet.backend.report_reload(now, fleet.statuses(), fleet.wanted, self._notice)
 
     def _start(self, fleet: Fleet, backend: Backend, now: float) -> None:

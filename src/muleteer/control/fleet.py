@@ -4,6 +4,7 @@ engines, gateways or the other backends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from muleteer.control.autoscale import Present
 from muleteer.control.backend import Backend, failed_start, in_words, replica_number
 from muleteer.control.budget import Allocation
+from muleteer.control.places import waits_for_place
 from muleteer.control.proc import resident_bytes
 from muleteer.control.reconcile import Condition, Plan, Seen, Spare, Wanted, plan
 from muleteer.control.share import Grant
@@ -65,11 +67,11 @@ class BackendStatistics(msgspec.Struct, frozen=True):
 
     Attributes:
         wanted: replicas, as declared or as its load needs.
-        settled: as many as wanted are ready, all current, and none leaves.
+        settled: as many as wanted are ready, or as many as ever have room, all current, and none leaves.
         observed: whether the engine has told what runs; before that `replicas` is empty for want of knowledge.
         bounds: what `wanted` may be.
         limited: why fewer than wanted may run; empty if all may.
-        unfit: why not even one does, had it all there is for replicas; empty if one does.
+        unfit: why not even one ever does, as things are; empty if one does.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Fleet:
         spare: the room for replacing replicas.
         refused: why nothing runs and nothing can start; None while something does.
         unfit: the same where even one is more than all there is.
+        crowded: why fewer than its declared minimum have room beside the others, for certain; None where they have it.
     """
 
     def __init__(self, name: str, leaving: dict[str, Leaving], numbers_used: int = 0) -> None:
@@ -123,12 +126,15 @@ class Fleet:
         self.grant: Grant | None = None
         self.refused: str | None = None
         self.unfit: str | None = None
+        self.crowded: str | None = None
         self._leaving = leaving
         self._start_s: float | None = None
+        self._gone_s = -math.inf
         self._wear = Wear()
 
     def declare(self, spec: BackendSpec | None) -> None:
         """What is wanted of it from now on."""
+        self.crowded = None
         if spec is None:
             self.backend = None
         elif self.backend is not None:
@@ -145,6 +151,7 @@ class Fleet:
             self.replicas.pop(status.id, None)
             self._leaving.pop(status.id, None)
             self._wear.forget(status.id)
+            self._gone_s = now
             return
         self.replicas[status.id] = Observed(status, now - status.since_s, _resident(status))
         if self.backend is not None:
@@ -172,26 +179,36 @@ class Fleet:
         """Whether something is to be started, or would be if there were room."""
         return self.backend is not None and (self.outdated() or len(self._staying()) < self.wanted)
 
-    def allot(self, allocation: Allocation, *, waiting: bool) -> bool:
+    def allot(self, allocation: Allocation, *, waiting: bool, now: float) -> bool:
         """What the budget says, while calls wait or not. Whether that changes what is to be done."""
-        before = self.granted, self.spare, self.refused
+        before = self.granted, self.spare, self.refused, self.crowded
         grant = self.grant = allocation.grants[self.name]
         refusal = allocation.refused.get(self.name)
         asked = waiting or (self.backend is not None and self.backend.spec.settings.bounds.min > 0)
         self.granted = grant.replicas
         self.refused = refusal.reason if refusal is not None and asked else None
         self.unfit = self.refused if refusal is not None and refusal.never else None
-        if grant.replicas > self.wanted or not self.outdated():
-            self.spare = "surge"
-        elif self.name in allocation.drain_first or grant.replicas < self.wanted:
-            self.spare = "give_way"
-        else:
-            self.spare = "none"
-        return before != (self.granted, self.spare, self.refused)
+        crowded = allocation.crowded.get(self.name)
+        if crowded is None:
+            self.crowded = None
+        elif crowded.certain or self.crowded is not None:  # what was certain is not doubted for one that restarts
+            self.crowded = crowded.reason
+        if self.crowded is not None and not grant.replicas:
+            self.refused = self.crowded
+        self.spare = self._spare(allocation, grant.replicas, now)
+        return before != (self.granted, self.spare, self.refused, self.crowded)
+
+    def _spare(self, allocation: Allocation, granted: int, now: float) -> Spare:
+        if granted > self.wanted or not self.outdated():
+            return "surge"
+        leaves = any(self.leaves(id) for id in self.replicas)
+        if leaves or now - self._gone_s < allocation.seen_late_s:
+            return "none"  # room is on its way: one at a time
+        return "give_way" if self.name in allocation.drain_first or granted < self.wanted else "none"
 
     def unservable(self) -> str | None:
         """Why nothing of it can run on this machine as it is; None if something may, or does."""
-        return self.unfit if not self._staying() else None
+        return (self.unfit or self.crowded) if not self._staying() else None
 
     def count(self) -> int:
         """Replicas that stay and may serve."""
@@ -247,11 +264,12 @@ class Fleet:
             notice(f"replacing {worn.replica.id}: it holds {size}, more than max_rss {bound}")
 
     def settled(self) -> bool:
-        """Whether what runs is what is declared."""
+        """Whether what runs is what is declared, or as much of it as has room for certain."""
         backend = self.backend
         if backend is None:
             return not self.replicas
-        return len(self.replicas) == self.wanted and all(
+        most = self._target() if self.crowded is not None and self.granted else self.wanted
+        return len(self.replicas) == most and all(
             seen.status.state == "ready"
             and seen.status.generation == backend.generation
             and id not in self._leaving
@@ -280,8 +298,8 @@ class Fleet:
             settled=observed and self.settled(),
             observed=observed,
             bounds=backend.spec.settings.bounds if backend is not None else None,
-            limited=self.grant.reason if self.grant is not None and self.grant.limited_by else "",
-            unfit=self.unfit or "",
+            limited=self.crowded or (self.grant.reason if self.grant is not None and self.grant.limited_by else ""),
+            unfit=self.unservable() or "",
         )
 
     def _target(self) -> int:
@@ -297,7 +315,7 @@ class Fleet:
             id=status.id,
             number=replica_number(status.id),
             generation=status.generation,
-            condition=_CONDITIONS[status.state],
+            condition="unplaced" if waits_for_place(status) else _CONDITIONS[status.state],
             worn=self._wear.worn(status.id),
         )
 

@@ -8,11 +8,14 @@ from collections.abc import Iterable
 
 import msgspec
 
+from muleteer.base.limits import RAY_LOOK_S
 from muleteer.control.share import MEMORY_UNBOUND, Budget, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
 from muleteer.engine.ray.place import demand
 from muleteer.spec.settings import BackendSettings
 
+SEEN_LATE_S = RAY_LOOK_S + 3.0
+"""What became free is in what the cluster says of itself a second later, and that is looked at now and then."""
 _WAITING = frozenset({"unplaced", "node_lost"})
 
 

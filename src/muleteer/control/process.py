@@ -230,8 +230,8 @@ class ControlProcess:
     def _notice(self, text: str) -> None:
         self._channel.send({"type": "notice", "text": text})
 
-    def _unservable(self, backend: str, why: str) -> None:
-        self._channel.send({"type": "notice", "text": why, "unservable": backend})
+    def _unservable(self, backend: str, why: str, crowded: bool) -> None:
+        self._channel.send({"type": "notice", "text": why, "unservable": backend, "crowded": crowded})
 
     def _receive(self, message: dict[str, Any]) -> None:
         self._engine.receive(message)

@@ -2,7 +2,8 @@
 sockets or time.
 
 Laws, proven by the simulation in the tests, where the wanted number moves at any time:
-1. No drain leaves fewer ready replicas than wanted: a replacement is ready before a replica leaves. But for `give_way`.
+1. No drain leaves fewer ready replicas than wanted: a replacement is ready before a replica leaves. But for `give_way`:
+   then one at a time makes way for its replacement, and never the last that is ready where more than one is wanted.
 2. Beyond the wanted number at most one replica runs extra (the surge), and none where there is no room for it.
 3. A generation of which no replica is ready has at most one replica while an older one serves. If that one fails, the
    older goes on serving. One that failed so is given up at once when a newer generation is wanted.
@@ -15,8 +16,10 @@ from typing import Literal
 
 import msgspec
 
-Condition = Literal["starting", "ready", "failed"]
-"""`starting` includes the pause before another try; `failed` is never tried again by itself."""
+Condition = Literal["starting", "ready", "failed", "unplaced"]
+"""`starting` includes the pause before another try; `failed` is never tried again by itself; `unplaced` waits for a
+place, and there is none.
+"""
 
 
 Spare = Literal["surge", "none", "give_way"]
@@ -47,10 +50,13 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to do now: start so many of the current generation, drain these (then stop them)."""
+    """What to do now: start so many of the current generation, drain these (then stop them). `makes_way`: the one of
+    these that is still needed, and leaves because its replacement has no room beside it.
+    """
 
     start: int = 0
     drain: tuple[str, ...] = ()
+    makes_way: str = ""
 
 
 def plan(wanted: Wanted, seen: tuple[Seen, ...]) -> Plan:
@@ -62,9 +68,10 @@ def plan(wanted: Wanted, seen: tuple[Seen, ...]) -> Plan:
     drain = [replica.id for replica in useless]
     leaving = _leaving(wanted.replicas, current, outdated)
     start = _starting(wanted, current, outdated)
+    makes_way = ""
     if wanted.spare == "give_way" and outdated and not start and not leaving:
-        leaving = _giving_way(wanted.replicas, current, outdated)
-    return Plan(start, tuple(drain + leaving))
+        leaving, makes_way = _giving_way(wanted.replicas, current, outdated)
+    return Plan(start, tuple(drain + leaving), makes_way)
 
 
 def _superseded(replica: Seen, seen: tuple[Seen, ...]) -> bool:
@@ -75,11 +82,18 @@ def _superseded(replica: Seen, seen: tuple[Seen, ...]) -> bool:
     return not proven and any(each.generation < replica.generation for each in seen)
 
 
-def _giving_way(replicas: int, current: list[Seen], outdated: list[Seen]) -> list[str]:
-    """The oldest outdated one, if all that start are ready and none is missing already."""
-    if len(current) + len(outdated) < replicas or any(replica.condition != "ready" for replica in current):
-        return []
-    return [min(outdated, key=lambda replica: (replica.condition == "ready", replica.number)).id]
+def _giving_way(replicas: int, current: list[Seen], outdated: list[Seen]) -> tuple[list[str], str]:
+    """Who leaves: the oldest outdated one, unless one that starts has room already. And who of them makes way."""
+    if any(replica.condition not in ("ready", "unplaced") for replica in current):
+        return [], ""
+    waiting = [replica.id for replica in outdated if replica.condition == "unplaced"]
+    if waiting:
+        return waiting, ""  # before they get what is to be the others'
+    oldest = min(outdated, key=lambda replica: (replica.condition == "ready", replica.number))
+    if oldest.condition == "ready":
+        ready = sum(replica.condition == "ready" for replica in (*current, *outdated))
+        return ([], "") if ready == 1 and replicas > 1 else ([oldest.id], oldest.id)
+    return [oldest.id], ""
 
 
 def _starting(wanted: Wanted, current: list[Seen], outdated: list[Seen]) -> int:

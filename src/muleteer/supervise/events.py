@@ -63,12 +63,13 @@ class Stopped(msgspec.Struct, frozen=True):
 
 class Notice(msgspec.Struct, frozen=True):
     """A line from process `id` (or from the supervisor, id "supervisor") for the person. `unservable`: the backend that
-    cannot run on this machine as it is; then `text` says why.
+    cannot run as declared on this machine as it is; then `text` says why. `crowded`: because others hold the room.
     """
 
     id: str
     text: str
     unservable: str = ""
+    crowded: bool = False
 
 
 class Output(msgspec.Struct, frozen=True):

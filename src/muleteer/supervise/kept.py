@@ -321,7 +321,7 @@ class KeptProcess:
                 child.said = (message.reason, message.message)
                 self._later(LEAVE_S, child.kill)
             elif isinstance(message, messages.Notice):
-                self._around.emit(events.Notice(self.spec.id, message.text, message.unservable))
+                self._around.emit(events.Notice(self.spec.id, message.text, message.unservable, message.crowded))
             else:
                 self._around.on_request(self, message)
         except WireError as error:
