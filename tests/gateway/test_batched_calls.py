@@ -188,7 +188,7 @@ def test_calls_that_were_taken_back_are_no_longer_part_of_their_batch(rig):
         await rig.until(lambda: rig.backend.replicas["model-1"].in_flight == 0)
         assert [request.exchange.started_s for request in behind] == started_s
         for request in behind:
-            assert ((await request.outcome()).status, request.attempts) == (200, 1)
+            assert ((await request.outcome()).status, request.attempts) == (200, 2), "the stuck one ran it, too"
         await rig.quiet()
 
     rig(test)

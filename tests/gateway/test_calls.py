@@ -402,6 +402,29 @@ def test_calls_sent_ahead_to_a_replica_that_is_stuck_are_taken_back(rig):
     rig(test)
 
 
+@pytest.mark.parametrize(("heeds_cancel", "attempts"), [(True, 1), (False, 2)])
+def test_what_was_taken_back_counts_as_run_there_until_the_replica_says_that_it_was_not(rig, heeds_cancel, attempts):
+    async def test(rig):
+        await rig.start(
+            1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001}, heeds_cancel=heeds_cancel
+        )
+        for _ in range(50):
+            await rig.send().outcome()
+        rig.replicas[0].script = lambda _: Answer(after_s=0.5)
+        requests = [rig.send() for _ in range(4)]  # three of them sent ahead
+        await rig.replica(script=lambda _: Answer(after_s=0.05))
+        rig.publish()
+        await rig.until(lambda: rig.backend.calls.bounced == 3)
+        for request in requests:
+            assert (await request.outcome()).status == 200
+        assert [request.attempts for request in requests] == [1, attempts, attempts, attempts]
+        await rig.quiet()
+        assert len(rig.replicas[0].calls) == 54
+        assert sum(rig.replicas[0].batches[50:]) == (1 if heeds_cancel else 4), "what it ran"
+
+    rig(test)
+
+
 def test_calls_sent_ahead_keep_their_order_and_their_two_attempts(rig):
     async def test(rig):
         await rig.start(1, script=lambda _: Answer(service_us=20), route={"expected_s": 0.001})

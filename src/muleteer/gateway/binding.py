@@ -60,8 +60,7 @@ class Binder:
         self._gate.wake()
 
     def bounce(self, call: Call) -> None:
-        """A replica gave it back unrun."""
-        call.attempts -= 1
+        """A replica gave it back, or it was taken back from there."""
         call.bounces += 1
         call.counts.bounced += 1
         if call.bounces > BOUNCES_MAX or call.copy:
@@ -113,7 +112,6 @@ class Binder:
             link, _ = self.behind.popitem()
             for call in link.take_back(0.0, now):
                 if call.state is not SETTLED:
-                    call.attempts -= 1
                     call.counts.moved += 1
                     self.wait(call, front=True)
             self.pull(now)

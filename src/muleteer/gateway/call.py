@@ -80,6 +80,7 @@ class Call:
         deadline_s: monotonic seconds.
         size: bytes of body that are reserved: as announced while reading (0 if unknown), then as received.
         attempts: times it was sent to a replica that may have run it.
+        deaths: of replicas that had it, or times that one broke a rule.
         bounces: times a replica gave it back unrun.
         retried: its place in the retry budget, if it is run again.
         way: from its endpoint to its backend; set when that is known.
@@ -102,6 +103,7 @@ class Call:
         "copy",
         "counts",
         "deadline_s",
+        "deaths",
         "dispatched_s",
         "head",
         "link",
@@ -129,6 +131,7 @@ class Call:
         self.state = READING
         self.body = b""
         self.attempts = 0
+        self.deaths = 0
         self.bounces = 0
         self.retried: RetryPlace | None = None
         self.copy = False
@@ -161,16 +164,25 @@ class Call:
         """The client is gone."""
         self.owner.abandon(self)
 
-    def ghost(self) -> Call:
-        """What stays at a replica of a call that was taken back from it: a settled one, which only holds its place."""
-        left = Call(self.owner, self.head, deadline_s=self.deadline_s, priority=self.priority, body_max=0, size=0)
-        left.move(SETTLED)
-        left.way, left.counts = self.way, self.counts
-        left.link, left.link_id = self.link, self.link_id
-        left.dispatched_s, left.started_s = self.dispatched_s, self.started_s
-        return left
-
     def move(self, state: CallState) -> None:
         """Change state along `MOVES`."""
         assert state in MOVES[self.state], f"a call went from {self.state.name} to {state.name}"
         self.state = state
+
+
+class Ghost(Call):
+    """What stays at a replica of a call that was taken back from it: a settled one, which only holds its place.
+
+    Attributes:
+        of: that call.
+    """
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: Call) -> None:
+        super().__init__(of.owner, of.head, deadline_s=of.deadline_s, priority=of.priority, body_max=0, size=0)
+        self.of = of
+        self.move(SETTLED)
+        self.way, self.counts = of.way, of.counts
+        self.link, self.link_id = of.link, of.link_id
+        self.dispatched_s, self.started_s = of.dispatched_s, of.started_s

@@ -72,7 +72,7 @@ class Dispatcher:
         """The backend vanished: what waits goes where the traffic goes now, the replicas answer what they have."""
         self.gate.retired = True
         for call in list(self._queue):
-            if not call.attempts and call.state is QUEUED:
+            if not call.deaths and call.state is QUEUED:
                 self._displace(call, call.body)
         self.update(msgspec.structs.replace(self.gate.route, replicas=()))
 

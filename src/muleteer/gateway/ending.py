@@ -43,7 +43,7 @@ class Endings:
     def expire_waiting(self, call: Call) -> None:
         """It has not run, and its time is over or no longer suffices."""
         if call.attempts:
-            self.fail(call, DeadlineError("its replica died, and no other was free before the deadline"))
+            self.fail(call, DeadlineError("its replica died or was stuck, and no other was free before the deadline"))
         else:
             self.fail(call, ExpiredInQueue("no replica was free in time to answer before the deadline"))
 

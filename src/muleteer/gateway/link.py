@@ -13,7 +13,7 @@ from muleteer.base.clock import Clock
 from muleteer.base.errors import WireError
 from muleteer.gateway.batch import Batch, Batches
 from muleteer.gateway.begun import SENT_AHEAD, Begun
-from muleteer.gateway.call import SETTLED, Call
+from muleteer.gateway.call import SETTLED, Call, Ghost
 from muleteer.wire.connection import Connection, Role, State
 from muleteer.wire.frames import VERSION, Flag, Frame, FrameType, join_payload, split_payload
 
@@ -224,7 +224,8 @@ class Link(asyncio.Protocol):
 
     def take_back(self, patience_s: float, now: float) -> list[Call]:
         """The calls that were sent ahead, newest first, if no call was begun or ended here for `patience_s`: they are
-        the caller's again. The replica is told; should it run one all the same, nobody waits for the answer.
+        the caller's again. The replica is told; should it run one all the same, nobody waits for the answer, and until
+        it says that it will not, the call counts as run there.
         """
         ahead = self.ahead
         if not ahead or self._lost:
@@ -236,7 +237,7 @@ class Link(asyncio.Protocol):
         for id in ahead:
             call = self.in_flight.get(id)
             if call is not None and call.state is not SETTLED:
-                ghost = self.in_flight[id] = call.ghost()
+                ghost = self.in_flight[id] = Ghost(call)
                 if self.batched:
                     self._batches.members[id].calls[id] = ghost
                 self._write(FrameType.CANCEL, id=id)

@@ -12,7 +12,7 @@ from muleteer.gateway.batch import Batch
 from muleteer.gateway.begun import SENT_AHEAD
 from muleteer.gateway.binding import Binder
 from muleteer.gateway.budget import RetryPlace
-from muleteer.gateway.call import SETTLED, Call
+from muleteer.gateway.call import SETTLED, Call, Ghost
 from muleteer.gateway.ending import Endings
 from muleteer.gateway.fleet import Dialing, Fleet
 from muleteer.gateway.gate import Gate
@@ -167,7 +167,10 @@ class Links:
     def _no_answer(self, call: Call, error: ErrorPayload) -> None:
         if call.state is SETTLED:
             call.counts.late_replies += 1
+            if error.code in UNRUN and isinstance(call, Ghost):
+                call.of.attempts -= 1
         elif error.code in UNRUN:
+            call.attempts -= 1
             self._binder.bounce(call)
         else:
             self._quarantine.absolve(call.body)

@@ -34,6 +34,7 @@ class Reruns:
         """Why `call`, whose replica died or broke a rule (`error`), fails; None if it is run once more: then it may
         hold `place` of the budget. `active`: requests queued or running.
         """
+        call.deaths += 1
         why = self._refusal(call, place, active, now)
         if why is None:
             call.counts.re_executed += 1
@@ -61,7 +62,7 @@ class Reruns:
             return "it was the second one: the body is quarantined"
         if not self._gate.route.idempotent:
             return "the backend is declared not idempotent"
-        if call.attempts >= ATTEMPTS_MAX:
+        if call.deaths >= ATTEMPTS_MAX:
             return "it was the second one"
         if self._gate.retired:
             return "the backend was removed"
