@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 import muleteer
 from muleteer.cli.explain import render
 from tests.cli.command import Folder
+from tests.waiting import until
 
 MODELS = """\
 import os, time
@@ -40,7 +40,6 @@ endpoints:
   split: {route: /split, traffic: {sized: 60, fixed: 40}}
   quiet: {route: /quiet, traffic: {asleep: 50, failing: 50}}
 """
-DEADLINE_S = 20
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +52,6 @@ def server():
     yield folder
     folder.muleteer("stop", "--now")
     folder.close()
-
-
-def until(holds):
-    give_up = time.monotonic() + DEADLINE_S
-    while not (found := holds()):
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
-    return found
 
 
 class Callers:
@@ -101,7 +92,7 @@ def test_a_day_of_explaining(server):
 
     client = muleteer.connect(server.run_dir)
     with Callers(client.address, "/split", 3) as callers:
-        until(lambda: measured(client, "sized") and measured(client, "fixed"))
+        until(lambda: measured(client, "sized") and measured(client, "fixed"), "both are measured")
         under_load = server.muleteer("explain", "split")
     assert set(callers.statuses) == {200}
     text = " ".join(under_load.stdout.split())  # lines are broken where the window ends
@@ -123,7 +114,7 @@ def test_a_day_of_explaining(server):
     (replica,) = next(row for row in client.status()["backends"] if row["name"] == "failing")["replicas"]
     os.kill(replica["pid"], signal.SIGKILL)
     trouble = "  trouble   Fails() raised ValueError: no weights\n"  # between two starts there is none to tell
-    until(lambda: trouble in server.muleteer("explain", "failing").stdout)
+    until(lambda: trouble in server.muleteer("explain", "failing").stdout, "the reason")
 
 
 def measured(client, name):
@@ -134,7 +125,8 @@ def test_for_programs_and_by_wrong_names(server):
     def explained():
         return json.loads(server.muleteer("explain", "sized", "--json").stdout)
 
-    until(lambda: (found := explained())["ready"] == found["wanted"])  # it has just been under load
+    # It has just been under load.
+    until(lambda: (found := explained())["ready"] == found["wanted"], "as many as are wanted")
     found = explained()
     assert found["backend"] == "sized"
     assert found["wanted"] >= 1

@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.command import MULETEER, environment
 from tests.processes import processes_of
+from tests.waiting import until
 
 DEADLINE_S = 40
 LARGE = """
@@ -28,17 +29,6 @@ class Large:
     def predict(self):
         return len(self.held)
 """
-
-
-def until(condition, what):
-    """Poll for an event; the deadline is generous, it only ends a test that has failed."""
-    give_up = time.monotonic() + DEADLINE_S
-    while time.monotonic() < give_up:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"{what} did not happen within {DEADLINE_S} s")
 
 
 def nothing_left(folder):

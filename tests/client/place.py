@@ -6,27 +6,14 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-import pytest
-
 from tests.processes import processes_of
+from tests.waiting import until
 
 DEADLINE_S = 40
-
-
-def until(condition, what):
-    """Poll for an event; the deadline is generous, it only ends a test that has failed."""
-    give_up = time.monotonic() + DEADLINE_S
-    while time.monotonic() < give_up:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"{what} did not happen within {DEADLINE_S} s")
 
 
 class Place:

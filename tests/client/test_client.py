@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import muleteer
-from tests.client.place import DEADLINE_S, until
+from tests.client.place import DEADLINE_S
+from tests.waiting import until
 
 MODELS = """\
 import os, time

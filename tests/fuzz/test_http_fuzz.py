@@ -20,8 +20,9 @@ import pytest
 
 from muleteer.gateway.exchange import Response
 from muleteer.gateway.http.bounds import HttpBounds
-from tests.gateway.http.rig import Client, Ledgered, Served, chunked, get, post, wait_until
+from tests.gateway.http.rig import Client, Ledgered, Served, chunked, get, post
 from tests.gateway.http.test_input import CASES
+from tests.waiting import until
 
 LONG_S = float(os.environ.get("MULETEER_FUZZ_SECONDS", "0"))
 SECONDS = LONG_S or 4.0
@@ -199,7 +200,7 @@ def test_no_bytes_break_the_server():
                     raise AssertionError(f"seed {SEED}, round {rounds}, input {data!r}: {error}") from error
             rounds += 1
             assert [a.body for a in exchange(served.port, [post("/x", b"good")])] == [b"good"]
-            wait_until(lambda: served.statistics.connections == 0, "no connection stays open")
+            until(lambda: served.statistics.connections == 0, "no connection stays open")
             served.quiet()
             assert served.unhandled == []
     assert rounds > 0

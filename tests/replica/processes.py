@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from muleteer.wire.connection import Connection, Role
 from muleteer.wire.frames import Flag, FrameType, join_payload, split_payload
 from muleteer.wire.lines import LineDecoder
+from tests.waiting import until
 
 DEADLINE_S = 20.0
 PAYLOAD_MAX = 64 * 1024 * 1024
@@ -163,7 +163,7 @@ class Replica:
         return self.stderr_path.read_text(errors="replace")
 
     def wait_stderr(self, text):
-        wait_until(lambda: text in self.stderr(), lambda: self.stderr())
+        until(lambda: text in self.stderr(), self.stderr)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
@@ -181,14 +181,6 @@ class Replica:
             for path in Path(self.sockets).iterdir():
                 path.unlink()
             Path(self.sockets).rmdir()
-
-
-def wait_until(condition, say=lambda: "condition"):
-    """Poll an outside fact until it is true."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, say()
-        time.sleep(0.005)
 
 
 def as_coroutine(source):

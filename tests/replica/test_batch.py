@@ -6,7 +6,8 @@ import signal
 import pytest
 
 from muleteer.wire.frames import Flag, FrameType
-from tests.replica.processes import as_coroutine, wait_until
+from tests.replica.processes import as_coroutine
+from tests.waiting import until
 
 LENGTHS = """
 class Model:
@@ -162,7 +163,7 @@ def gated(request, start, tmp_path):
 
 
 def seen(folder, name):
-    wait_until((folder / f"{name}.in").exists, lambda: f"{name} was not seen")
+    until((folder / f"{name}.in").exists, f"{name} is seen")
 
 
 def test_members_that_expire_or_are_cancelled_before_the_start_are_left_out(gated, tmp_path):

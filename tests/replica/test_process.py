@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from muleteer.wire.frames import FrameType
-from tests.replica.processes import Link, Replica, as_coroutine, wait_until
+from tests.replica.processes import Link, Replica, as_coroutine
+from tests.waiting import until
 
 ECHO = """
 class Model:
@@ -38,7 +39,7 @@ def gated(start_kind):
 
 
 def entered(path):
-    wait_until(Path(f"{path}.in").exists, lambda: "the call did not start")
+    until(Path(f"{path}.in").exists, "the call starts")
 
 
 def test_ready_and_call(start):

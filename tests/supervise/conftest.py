@@ -18,6 +18,7 @@ import pytest
 
 from muleteer.supervise.process import ProcessSpec
 from muleteer.wire.lines import LineDecoder, encode_line
+from tests.waiting import until
 
 CHILDREN = Path(__file__).parent / "children"
 PATIENCE_S = 30.0
@@ -26,15 +27,6 @@ PATIENCE_S = 30.0
 def child(id, *words, **fields):
     """The spec of a child that does what `words` say (children/child.py)."""
     return ProcessSpec(id=id, argv=(sys.executable, "-S", str(CHILDREN / "child.py"), *words), **fields)
-
-
-def until(condition, what, patience_s=PATIENCE_S):
-    """Poll `condition` until it is true; its value."""
-    deadline = time.monotonic() + patience_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {patience_s} s: {what}"
-        time.sleep(0.01)
-    return value
 
 
 def alive(pid):

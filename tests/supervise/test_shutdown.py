@@ -102,7 +102,7 @@ def test_supervisor_sigkill_takes_every_child_along_and_frees_the_lock(tree, mak
     os.kill(pids[2], signal.SIGSTOP)
     started.process.kill()
     started.process.wait()
-    make.until(lambda: not any(map(make.alive, pids)), "no child alive", patience_s=5)
+    make.until(lambda: not any(map(make.alive, pids)), "no child alive", seconds=5)
     assert (place / "run/sockets/1.sock").exists()
     again = tree(*processes)  # needs no cleaning by hand
     again.wait("Ready", "m-1")

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
 
 import msgspec
 import uvloop
@@ -14,6 +13,7 @@ from muleteer.gateway.exchange import Response
 from muleteer.gateway.http.bounds import HttpBounds
 from muleteer.gateway.http.media import check_json_content_type
 from muleteer.gateway.http.server import HttpServer
+from tests.waiting import until
 
 BODY_MAX = 1000
 HELD_MAX = 100_000
@@ -183,7 +183,7 @@ class Served:
 
     def quiet(self):
         """Wait until every request has its outcome."""
-        wait_until(lambda: self.statistics.exchanges == 0, "every request has an outcome")
+        until(lambda: self.statistics.exchanges == 0, "every request has an outcome")
         check_books(self.statistics)
         ledger = [(e.head.path, e.runs, e.answers, e.abandons) for e in getattr(self.application, "exchanges", [])]
         assert all(runs <= 1 and answers + abandons == 1 for _, runs, answers, abandons in ledger), ledger
@@ -193,7 +193,7 @@ class Served:
 
     def held(self, count=1):
         """Wait until so many requests are held by the application."""
-        wait_until(lambda: len(self.application.held) >= count, f"{count} held")
+        until(lambda: len(self.application.held) >= count, f"{count} held")
         return self.application.held
 
     def connect(self, **options):
@@ -203,13 +203,6 @@ class Served:
 def check_books(statistics):
     assert statistics.received == sum(statistics.by_status.values()) + statistics.client_gone + statistics.exchanges
     assert sum(statistics.by_code.values()) <= sum(statistics.by_status.values())
-
-
-def wait_until(condition, what, timeout_s=WAIT_S):
-    give_up_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_s, f"never: {what}"
-        time.sleep(0.002)
 
 
 class Answer(msgspec.Struct):

@@ -10,7 +10,8 @@ import pytest
 from muleteer.gateway.exchange import Head
 from muleteer.gateway.http.body import BodyReader, Chunks
 from muleteer.gateway.http.turn import Turn
-from tests.gateway.http.rig import BODY_MAX, Routes, Served, chunked, get, post, wait_until
+from tests.gateway.http.rig import BODY_MAX, Routes, Served, chunked, get, post
+from tests.waiting import until
 
 
 def test_a_hundred_pipelined_requests_are_answered_in_order(served):
@@ -257,7 +258,7 @@ def test_a_client_that_leaves_before_its_answer_is_gone(served, how):
     else:
         client.socket.shutdown(1)
         assert client.read() is None
-    wait_until(lambda: served.statistics.client_gone == 3, "all three are gone")
+    until(lambda: served.statistics.client_gone == 3, "all three are gone")
     assert [e.abandons for e in held] == [1, 1]
     served.answer(held[0])  # too late: does nothing
     client.socket.close()
@@ -268,7 +269,7 @@ def test_a_client_that_leaves_before_its_answer_is_gone(served, how):
 def test_a_client_that_leaves_in_the_middle_of_a_head_asked_nothing(served):
     with served.connect() as client:
         client.send(post()[:20])
-    wait_until(lambda: served.statistics.connections == 0, "closed")
+    until(lambda: served.statistics.connections == 0, "closed")
     assert served.statistics.received == 0
 
 
@@ -276,17 +277,17 @@ def test_a_client_that_leaves_in_the_middle_of_a_head_asked_nothing(served):
 def test_a_truncated_body_is_not_dispatched(served, request_):
     with served.connect() as client:
         client.send(request_)
-        wait_until(lambda: served.application.exchanges, "begun")
-    wait_until(lambda: served.statistics.client_gone == 1, "gone")
+        until(lambda: served.application.exchanges, "begun")
+    until(lambda: served.statistics.client_gone == 1, "gone")
     assert [(e.runs, e.abandons) for e in served.application.exchanges] == [(0, 1)]
 
 
 def test_a_client_that_never_reads_does_not_lose_its_count(served):
     client = served.connect()
     client.send(post() * 3)
-    wait_until(lambda: served.statistics.received == 3, "read")
+    until(lambda: served.statistics.received == 3, "read")
     client.reset()
-    wait_until(lambda: served.statistics.connections == 0, "closed")
+    until(lambda: served.statistics.connections == 0, "closed")
     assert served.statistics.by_status == {200: 3}
 
 

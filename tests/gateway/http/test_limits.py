@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from muleteer.gateway.http.bounds import HttpBounds
-from tests.gateway.http.rig import HELD_MAX, Served, chunked, get, post, wait_until
+from tests.gateway.http.rig import HELD_MAX, Served, chunked, get, post
+from tests.waiting import until
 
 NEVER_S = 30.0
 
@@ -88,7 +89,7 @@ def test_a_body_that_comes_fast_enough_may_take_longer_than_the_base():
     with Served(bounds=limits) as served, served.connect() as client:
         request = post("/large-body", b"x" * 2000)
         client.send(request[:1000])
-        wait_until(lambda: len(served.application.exchanges) == 1, "begun")
+        until(lambda: len(served.application.exchanges) == 1, "begun")
         time.sleep(0.3)  # past the base time, within what 900 bytes have earned
         client.send(request[1000:])
         assert client.read().status == 200
@@ -115,7 +116,7 @@ def test_a_body_that_announced_its_size_does_not_ask():
     with Served() as served, served.connect() as client:
         request = post("/scarce", b"x" * 2 * HELD_MAX)
         client.send(request[:1000])
-        wait_until(lambda: len(served.application.exchanges) == 1, "begun")
+        until(lambda: len(served.application.exchanges) == 1, "begun")
         assert client.send(request[1000:]).read().status == 200
         assert served.application.exchanges[0].held == 0
 
@@ -138,14 +139,14 @@ def test_waiting_for_an_answer_is_not_idle():
 def test_a_client_that_reads_nothing_is_cut_off():
     with Served(bounds=bounds(write_stall_s=0.3)) as served, served.connect(receive_buffer=4096) as client:
         client.send(get("/big?20000000"))
-        wait_until(lambda: served.statistics.connections == 0, "cut off", 5.0)
+        until(lambda: served.statistics.connections == 0, "cut off", 5.0)
         assert served.statistics.by_status == {200: 1}
 
 
 def test_a_closing_connection_that_nobody_reads_is_cut_off():
     with Served(bounds=bounds(write_stall_s=0.3)) as served, served.connect(receive_buffer=4096) as client:
         client.send(get("/big?20000000", "Connection: close"))
-        wait_until(lambda: served.statistics.connections == 0, "cut off", 5.0)
+        until(lambda: served.statistics.connections == 0, "cut off", 5.0)
 
 
 def test_a_slow_reader_is_served_as_long_as_it_reads():
@@ -183,14 +184,14 @@ def test_a_lingering_close_is_bounded_in_time():
     with Served(bounds=bounds(linger_s=0.2)) as served, served.connect() as client, within(0.2):
         assert client.send(b"BAD\r\n\r\n").read().status == 400
         assert client.read() is None  # our side is shut at once
-        wait_until(lambda: served.statistics.connections == 0, "closed")
+        until(lambda: served.statistics.connections == 0, "closed")
 
 
 def test_a_lingering_close_is_bounded_in_bytes():
     with Served(bounds=bounds(linger_bytes_max=100_000)) as served, served.connect() as client:
         assert client.send(b"BAD\r\n\r\n").read().status == 400
         client.send_pieces([b"x" * 10_000] * 100)
-        wait_until(lambda: served.statistics.connections == 0, "closed")
+        until(lambda: served.statistics.connections == 0, "closed")
 
 
 def test_a_refused_body_that_does_not_come_ends_the_connection():
@@ -225,7 +226,7 @@ def test_connections_over_the_cap_are_refused_and_counted():
             assert int(answer.headers["retry-after"]) >= 1
             assert refused.read() is None
         clients.pop().socket.close()
-        wait_until(lambda: served.statistics.connections == 2, "room")
+        until(lambda: served.statistics.connections == 2, "room")
         with served.connect() as welcome:
             assert welcome.send(post()).read().status == 200
         for client in clients:
@@ -236,11 +237,11 @@ def test_connections_over_the_cap_are_refused_and_counted():
 def test_far_over_the_cap_connections_are_dropped():
     with Served(connections_max=2) as served:
         clients = [served.connect() for _ in range(40)]
-        wait_until(lambda: served.statistics.connections_dropped >= 20, "dropped")
-        wait_until(lambda: served.statistics.connections <= 2 + 8 + 1, "they are gone")
+        until(lambda: served.statistics.connections_dropped >= 20, "dropped")
+        until(lambda: served.statistics.connections <= 2 + 8 + 1, "they are gone")
         for client in clients:
             client.socket.close()
-        wait_until(lambda: served.statistics.connections == 0, "quiet")
+        until(lambda: served.statistics.connections == 0, "quiet")
         with served.connect() as client:
             assert client.send(post()).read().status == 200
 
@@ -300,7 +301,7 @@ def test_drain_answers_what_has_begun_and_closes_the_rest():
         busy.send(post("/hold", b"1") + post("/hold", b"2"))
         half.send(get("/echo")[:-2])
         first, second = served.held(2)
-        wait_until(lambda: served.statistics.connections == 3, "three connections")
+        until(lambda: served.statistics.connections == 3, "three connections")
         draining = threading.Thread(target=served.call, args=(served.server.drain,))
         draining.start()
         assert idle.read() is None
