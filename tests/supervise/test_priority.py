@@ -32,6 +32,21 @@ def test_children_get_the_priority_they_are_given(tree, make):
         )
 
 
+def session_nice(pid):
+    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not group by session")
+def test_who_starts_gives_way_to_those_who_serve(tree, make, place):
+    started = tree(make.child("front", "ready", "wait"), make.child("m-1", f"when:{place}/go", "ready", "wait", nice=7))
+    started.wait_ready(1)
+    pid = started.wait("Started", "m-1")["pid"]
+    make.until(lambda: session_nice(pid) > 7, "its session gives way")
+    (place / "go").touch()
+    started.wait_ready(2)
+    make.until(lambda: session_nice(pid) == 7, "its session has its own priority")
+
+
 @contextmanager
 def memory_limit(megabytes, until):
     """A control group of so much memory: a path to tell members to, and one to tell them out of it again. Skips where

@@ -23,12 +23,11 @@ from muleteer.supervise.fork import ask_for_child
 from muleteer.supervise.loop import Loop, Timer
 from muleteer.supervise.output import LogFile, Output
 from muleteer.supervise.policy import RestartPolicy, Verdict
-from muleteer.supervise.priority import session_gives_way
+from muleteer.supervise.priority import session_gives_way, starting_nice
 from muleteer.supervise.process import LastExit, ProcessSpec, ProcessStatus, Template
-from muleteer.supervise.sockets import listen_unix, remove_socket
+from muleteer.supervise.sockets import Listeners
 from muleteer.supervise.states import Event, IllegalMove, State, next_state
 
-UNIX = "unix:"
 Request = messages.Abort | messages.Ensure | messages.Remove | messages.Retry | messages.Shutdown
 
 
@@ -76,7 +75,7 @@ class KeptProcess:
         self._since_s = around.clock.now()
         self._policy = RestartPolicy(spec.starts_max, around.random)
         self._log = LogFile(around.logs / f"{spec.id}.log")
-        self._listeners: dict[str, socket.socket] = {}
+        self._listeners = Listeners(spec.sockets, around.given)
         self._timers: list[Timer] = []
         self._lives = 0
         self._info: dict[str, object] = {}
@@ -228,7 +227,7 @@ class KeptProcess:
     def _begin(self, template: KeptProcess | None) -> None:
         forks = None if template is None or template.child is None else template.child.forks
         try:
-            sockets, clock = self._open_sockets(), self._around.clock
+            sockets, clock = self._listeners.open(), self._around.clock
             if forks is None:
                 child = spawn(self.spec, sockets, clock, self._make_output)
             else:
@@ -342,6 +341,7 @@ class KeptProcess:
             raise WireError(str(error)) from None
         child.ready_s = self._around.clock.now()
         self._info = message.info
+        self._give_way()
         self._around.emit(events.Ready(self.spec.id, child.ready_s - child.started_s, message.info))
         self._around.on_change(self)
 
@@ -371,25 +371,15 @@ class KeptProcess:
         assert self.child is not None, "only called while there is one"
         return self.child
 
-    def _open_sockets(self) -> dict[str, socket.socket]:
-        sockets = {}
-        for name, address in self.spec.sockets.items():
-            if address.startswith(UNIX):
-                if name not in self._listeners:
-                    self._listeners[name] = listen_unix(address.removeprefix(UNIX))
-                sockets[name] = self._listeners[name]
-            elif address in self._around.given:
-                sockets[name] = self._around.given[address]
-            else:
-                raise UsageError(f"the supervisor holds no socket {address!r}")
-        return sockets
-
     def _make_output(self, fd: int) -> Output:
         return Output(fd, self._log, lambda text: self._around.emit(events.Output(self.spec.id, text)))
 
     def _give_way(self) -> None:
         pid = None if self.child is None else self.child.pid
-        if pid is not None and self.spec.nice and not session_gives_way(pid, self.spec.nice):
+        if pid is None or not self.spec.nice:
+            return
+        level = starting_nice(self.spec.nice) if self.state is State.STARTING else self.spec.nice
+        if not session_gives_way(pid, level):
             self._later(PRIORITY_RETRY_S, self._give_way)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -410,7 +400,4 @@ class KeptProcess:
     def _close(self) -> None:
         self._cancel_timers()
         self._log.close()
-        for name, listener in self._listeners.items():
-            listener.close()
-            remove_socket(self.spec.sockets[name].removeprefix(UNIX))
-        self._listeners.clear()
+        self._listeners.close()

@@ -2,7 +2,9 @@
 Must not know what it does.
 
 Its nice level is set between fork and exec. Where the kernel groups processes by session (autogroup), that level only
-counts within the session, and the session has one of its own, to be set from outside and not at any moment.
+counts within the session, and the session has one of its own, to be set from outside and not at any moment. Unlike that
+of a process it may be lowered again without privileges: so who starts gives way to those who serve, where cores are
+short, and to nobody else.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _OOM_SCORE_MAX = 1000
+_NICE_MAX = 19
+_STARTING = 5  # levels: a third of the time
 
 
 def oom_score(more: int) -> bytes:
@@ -33,6 +37,11 @@ def give_way(nice: int, score: bytes) -> None:
         descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(descriptor, score)
         os.close(descriptor)
+
+
+def starting_nice(nice: int) -> int:
+    """The level of a session until its process is ready, and `nice` after."""
+    return min(_NICE_MAX, nice + _STARTING)
 
 
 def session_gives_way(pid: int, nice: int) -> bool:

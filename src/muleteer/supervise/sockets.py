@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 
 from muleteer.base.errors import PortInUseError, UsageError
@@ -13,6 +14,44 @@ from muleteer.base.limits import LISTEN_BACKLOG
 
 UNIX_PATH_BYTES_MAX = 107
 """What the kernel's `sun_path` holds, less its end."""
+
+
+_UNIX = "unix:"
+
+
+class Listeners:
+    """Those of one process over all its lives: who connects between two of them waits for the next.
+
+    Args:
+        addresses: by name; `unix:PATH`, or what `given` calls it.
+        given: sockets of somebody else, which are lent and not closed.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], given: Mapping[str, socket.socket]) -> None:
+        self._addresses = addresses
+        self._given = given
+        self._own: dict[str, socket.socket] = {}
+
+    def open(self) -> dict[str, socket.socket]:
+        """All of them, by name; those that are open stay. Raises UsageError, OSError."""
+        sockets = {}
+        for name, address in self._addresses.items():
+            if address.startswith(_UNIX):
+                if name not in self._own:
+                    self._own[name] = listen_unix(address.removeprefix(_UNIX))
+                sockets[name] = self._own[name]
+            elif address in self._given:
+                sockets[name] = self._given[address]
+            else:
+                raise UsageError(f"the supervisor holds no socket {address!r}")
+        return sockets
+
+    def close(self) -> None:
+        """There is no further life."""
+        for name, listener in self._own.items():
+            listener.close()
+            remove_socket(self._addresses[name].removeprefix(_UNIX))
+        self._own.clear()
 
 
 def listen_unix(path: str) -> socket.socket:
