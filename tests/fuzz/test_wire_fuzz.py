@@ -283,10 +283,10 @@ def test_the_machine_reaches_every_state():
             reached.update((role, end.state) for role, end in getattr(self, "ends", {}).items())
 
     everything = {(role, state) for role in Role for state in State}
-    for _ in range(10):  # one round misses a rare state about once in a hundred runs
-        run_state_machine_as_test(
-            Watching, settings=settings(BOUNDED, max_examples=60, stateful_step_count=60, phases=[Phase.generate])
-        )
+    # One round misses a rare state about once in a hundred runs: each must be another, not the same again.
+    another = settings(BOUNDED, derandomize=False, max_examples=60, stateful_step_count=60, phases=[Phase.generate])
+    for _ in range(10):
+        run_state_machine_as_test(Watching, settings=another)
         if reached == everything:
             return
     assert reached == everything
