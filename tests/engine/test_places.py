@@ -107,6 +107,12 @@ def test_capacity_is_what_was_declared() -> None:
     assert (found.cpus, found.memory_bytes, found.gpus, found.available_bytes) == (1.5, 10**9, ("3", "5"), None)
 
 
+def test_memory_that_is_not_there_is_not_given() -> None:
+    there = LocalEngine(lambda _: None, "/run").capacity().memory_bytes
+    engine = LocalEngine(lambda _: None, "/run", ServerSettings(memory_budget=1 << 60))
+    assert engine.capacity().memory_bytes == there
+
+
 def test_capacity_is_else_what_the_machine_has() -> None:
     found = LocalEngine(lambda _: None, "/run").capacity()
     assert 0 < found.cpus <= (os.cpu_count() or 1)

@@ -23,6 +23,7 @@ from muleteer.control.account import Account
 from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.backend import Backend
+from muleteer.control.beyond import too_many_cores, too_much_memory
 from muleteer.control.fleet import BackendStatistics, Fleet, Leaving
 from muleteer.control.gateway_link import OnAbort
 from muleteer.control.problems import Problems
@@ -332,10 +333,16 @@ class Controller:
                 self._drain(fleet, id, now)
                 if not fleet.serving():
                     self._autoscaler.given_up(name, now)
-        if allocation.problem is None:
-            self.problems.end("memory budget")
-        else:
-            self.problems.begin("memory budget", allocation.problem)
+        capacity = self._engine.capacity()
+        for about, problem in (
+            ("memory budget", allocation.problem),
+            ("declared memory", too_much_memory(self._server.memory_budget, capacity)),
+            ("declared cores", too_many_cores(self.declared.backends, capacity)),
+        ):
+            if problem is None:
+                self.problems.end(about)
+            else:
+                self.problems.begin(about, problem)
 
     def _guarded(self, name: str, part: Callable[[], None]) -> bool:
         """The boundary of the control step: an error becomes visible state, and the next step tries again."""

@@ -98,11 +98,11 @@ class LocalEngine:
             self._send({"type": "retry", "process": id})
 
     def capacity(self) -> Capacity:
-        """What was declared, else what the machine or our container has."""
+        """What was declared, of memory as far as it is there; else what the machine or our container has."""
         cpus = self._cores()
-        if self._server.memory_budget is not None:
-            return Capacity(cpus, self._server.memory_budget, self._devices or ())
-        found = detect.memory()
+        found, declared = detect.memory(), self._server.memory_budget
+        if declared is not None:
+            return Capacity(cpus, declared if found is None else min(declared, found.total), self._devices or ())
         if found is None:
             return Capacity(cpus, None, self._devices or ())
         return Capacity(cpus, found.total, self._devices or (), found.available)
