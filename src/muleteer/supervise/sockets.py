@@ -14,8 +14,6 @@ from muleteer.base.limits import LISTEN_BACKLOG
 
 UNIX_PATH_BYTES_MAX = 107
 """What the kernel's `sun_path` holds, less its end."""
-
-
 _UNIX = "unix:"
 
 
