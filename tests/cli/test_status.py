@@ -41,6 +41,8 @@ STATUS = {
                     "in_flight": 0,
                     "restarts": 3,
                     "last_exit": {"reason": "killed", "code": None, "signal": "SIGKILL"},
+                    "rss_bytes": 25165824,
+                    "measured_bytes": 7340032,
                 },
             ],
             "queue": {"depth": 2, "bound": 40},
@@ -94,7 +96,7 @@ ROUTE     ENDPOINT    TRAFFIC
 
 BACKEND     STATE    QUEUE  REPLICA       PID  STATE   IN FLIGHT  MEMORY  RESTARTS  LAST EXIT
 FancyModel  ready    2/40   FancyModel-1  11   ready   1          24MiB   0         -
-FancyModel  ready    2/40   FancyModel-2  12   ready   0          -       3         killed (SIGKILL)
+FancyModel  ready    2/40   FancyModel-2  12   ready   0          7MiB    3         killed (SIGKILL)
 lr:v1       failed   0/0    lr:v1-1       -    failed  0          -       4         exited (3)
 lr:v2       loading  0/0    -             -    -       -          -       -         -
 

@@ -60,6 +60,16 @@ async def test_an_endpoint_explains_each_backend_in_turn_and_the_document_descri
 
 
 @asynchronous
+async def test_what_was_measured_of_one_that_nobody_calls_is_not_said_to_be_unknown() -> None:
+    async with running() as rig:
+        await rig.done("PUT", "/v1/backends/b?create=1", backend(rig, replicas=1))
+        await rig.settled()
+        found = await explained(rig, "b")
+        assert found["measured"].startswith("nothing yet")
+        assert found["start"].endswith("from a demand to the first call")
+
+
+@asynchronous
 async def test_how_long_a_sleeper_is_kept_is_said_with_what_it_rests_on() -> None:
     async with running() as rig:
         sleeper = {"replicas": {"min": 0, "max": 4}}

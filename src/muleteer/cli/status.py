@@ -128,7 +128,9 @@ def _time(seconds: float | None) -> str:
 
 
 def _row(backend: dict[str, Any], replica: dict[str, Any]) -> tuple[str, ...]:
-    rss_bytes = replica.get("rss_bytes")
+    own_bytes = replica.get("measured_bytes") or replica.get(
+        "rss_bytes"
+    )  # what is shared counts in parts, once measured
     return (
         backend["name"],
         backend["state"],
@@ -137,7 +139,7 @@ def _row(backend: dict[str, Any], replica: dict[str, Any]) -> tuple[str, ...]:
         _text(replica.get("pid")),
         replica["state"],
         _text(replica.get("in_flight")),
-        "-" if rss_bytes is None else format_bytes(rss_bytes),
+        "-" if own_bytes is None else format_bytes(own_bytes),
         _text(replica.get("restarts")),
         _exit(replica.get("last_exit")),
     )

@@ -231,8 +231,8 @@ class Controller:
 
     def _sizing(self, name: str) -> SizingView | None:
         fleet, sized, measure = self._fleets[name], self._autoscaler.sized(name), self._autoscaler.measure(name)
-        if fleet.backend is None or (sized is None and measure is None):
-            return None
+        if fleet.backend is None or (sized is None and measure is None and not fleet.replicas):
+            return None  # nothing is known of it: one of thousands that sleep
         start_s = self._autoscaler.startups.expected_s(name, fleet.backend.fingerprint)
         memory_bytes = self._allotter.memory_bytes(fleet)
         view = explained(fleet.backend.spec, sized, measure, start_s, memory_bytes=memory_bytes, now=self._clock.now())
