@@ -100,7 +100,7 @@ def gateways(server):
 
 def test_no_call_stands_behind_one_of_the_other_gateway_while_a_replica_idles(server):
     """Each round two calls come at once, one to each gateway, to two replicas."""
-    slow, begun = 0, time.monotonic()
+    behind, begun = 0, time.monotonic()
     with callers_of_both(server.port) as ((one,), (other,)):
         for _ in range(20):
             for caller in (one, other):
@@ -110,9 +110,9 @@ def test_no_call_stands_behind_one_of_the_other_gateway_while_a_replica_idles(se
                 status, _, answer = caller.receive()
                 assert status == 200
                 pids.add(answer[1])
-            slow += time.monotonic() - sent_s > 0.18
-            assert len(pids) == 2 or time.monotonic() - sent_s < 0.3
-    assert slow <= 3, f"{slow} of 20 rounds took two services, {time.monotonic() - begun:.1f} s in all"
+            behind += len(pids) == 1
+            assert time.monotonic() - sent_s < 1.0
+    assert behind <= 3, f"in {behind} of 20 rounds one ran both, {time.monotonic() - begun:.1f} s in all"
 
 
 def test_what_gateways_count_is_added_up(server):
