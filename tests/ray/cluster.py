@@ -40,7 +40,7 @@ class RayCluster:
     def __init__(self, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mulray"))
         self.environment = {**os.environ, **_ENVIRONMENT, **environment}
-        self.address = ""
+        self.address = self.client_address = ""
 
     def start(self, *, cpus: int = 8, nodes: int = 2) -> None:
         for _ in range(_TRIES - 1):
@@ -57,6 +57,7 @@ class RayCluster:
     def _start_head(self, cpus: int) -> None:
         host, (port, client_port) = self.head_host(), _free_ports()
         self.address = f"{host}:{port}"
+        self.client_address = f"ray://{host}:{client_port}"
         self._ray(
             "start",
             "--head",

@@ -29,6 +29,32 @@ ROWS_KEPT = 100
 TAIL_BYTES = 4096
 
 
+def free_by_node() -> dict[str, dict[str, float]]:
+    """What nobody has reserved, by node and by Ray's name of the resource; in public there is only the sum."""
+    from ray._private import state
+
+    found: dict[str, dict[str, float]] = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return found
+
+
+def without_place() -> list[tuple[dict[str, float], int]]:
+    """How many ask for what, and no node has it free: what Ray tells its autoscaler. Whoever only starts is no more
+    among them.
+    """
+    from ray._private import worker
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+    told = get_cluster_resource_state(worker.global_worker.gcs_client)  # type: ignore[attr-defined]
+    return [(dict(each.request.resources_bundle), int(each.count)) for each in told.pending_resource_requests]
+
+
+def states_of_actors() -> dict[str, str]:
+    """Of each actor that has a name, Ray's word for its state."""
+    from ray._private import state
+
+    return {row["Name"]: row["State"] for row in state.actors().values() if row["Name"]}
+
+
 class Keeper:
     """One replica.
 

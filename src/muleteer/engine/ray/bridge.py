@@ -178,6 +178,9 @@ class Bridge:
             try:
                 self._view = await self._cluster.view()
                 self._say_problem("")
+            except Hung as error:
+                self._say_problem(f"lost the Ray cluster at {self._cluster.address}, replicas that live go on: {error}")
+                raise
             except RayError as error:
                 self._say_problem(f"the head of the Ray cluster does not answer, replicas that live go on: {error}")
             self._say_cluster()
@@ -186,7 +189,7 @@ class Bridge:
     # replicas
 
     def _add(self, id: str, *, request: ReplicaRequest | None = None, handle: Any = None) -> Placed:
-        placed = self._table[id] = Placed(
+        placed = Placed(
             id,
             derive(self._key, id),
             self._instance,
@@ -195,11 +198,21 @@ class Bridge:
             machine=self._machine,
             tell=self._tell,
             clock=self._clock,
+            behind=lambda: self._behind(placed),
             request=request,
             handle=handle,
         )
+        self._table[id] = placed
         self._do(self._run(placed))
         return placed
+
+    def _behind(self, placed: Placed) -> int:
+        """How many that want the same of the cluster stand behind it in the table, and have not begun."""
+        asks, seen, count = placed.asks, False, 0
+        for each in self._table.values():
+            count += seen and each.asks == asks
+            seen = seen or each is placed
+        return count
 
     async def _run(self, placed: Placed) -> None:
         await placed.run()

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from muleteer.base.limits import RAY_CALL_S, RAY_CONNECT_S, RAY_ORPHAN_S
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray import actor
 from muleteer.engine.ray.lane import Lane
-from muleteer.engine.ray.place import Node, View, actor_options
+from muleteer.engine.ray.place import Node, View, Waiting, actor_options
 from muleteer.spec.ray_options import ray_options
 from muleteer.wire.tls import client_context, tls_wanted
 
@@ -45,7 +45,7 @@ class Unreachable(RayError):
 
 
 class Hung(RayError):
-    """Ray's library hangs. Only another process can try again."""
+    """Ray's library hangs, or has lost its connection for good. Only another process can try again."""
 
 
 class Refused(RayError):
@@ -89,7 +89,7 @@ class Cluster:
             raise Hung(f"no answer within {RAY_CONNECT_S:g} s: is it there, and does RAY_AUTH_TOKEN fit?") from None
 
     async def view(self) -> View:
-        """Nodes, and what is free. Raises Unreachable."""
+        """Nodes, and what is free. Raises Unreachable; or Hung: the connection ended, and there will be no other."""
         return await self._call(_view)
 
     async def find(self, instance: str) -> dict[str, Any]:
@@ -154,7 +154,13 @@ def _guarded(ask: Callable[[], _Found]) -> _Found:
     except (ValueError, TypeError) as error:
         raise Refused(sentence(error)) from error
     except Exception as error:
-        raise Unreachable(sentence(error)) from error
+        raise (Hung if _ended(error) else Unreachable)(sentence(error)) from error
+
+
+def _ended(error: Exception) -> bool:
+    """Whether a connection through ray:// is over for good: its other end knows nothing of it any more."""
+    code = getattr(error, "code", None)  # of gRPC, which Ray brings along
+    return isinstance(error, ConnectionError) or (callable(code) and getattr(code(), "name", "") == "NOT_FOUND")
 
 
 async def _settled(answer: Any) -> str:
@@ -162,7 +168,7 @@ async def _settled(answer: Any) -> str:
 
     try:
         found: str = await asyncio.wrap_future(answer)
-    except exceptions.ActorUnavailableError as error:
+    except (exceptions.ActorUnavailableError, ConnectionError) as error:
         raise Unavailable(sentence(error)) from None
     except (exceptions.RayActorError, exceptions.RuntimeEnvSetupError, exceptions.ActorUnschedulableError) as error:
         raise Dead(sentence(error)) from None
@@ -181,6 +187,7 @@ def sentence(error: BaseException) -> str:
 def _init(address: str) -> None:
     # Ray's library ends a process whose head is silent for a minute; ours has other things to do
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(_HEADLESS_S))
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # or who asks after the connection ended gets a cluster of its own
     if address.startswith("ray://"):
         # the proxy never answers a request to keep an upload until somebody uses it; that is in a moment
         os.environ["RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S"] = "0"
@@ -209,15 +216,36 @@ def _why_not(address: str) -> str:
     )
 
 
+def _through_client() -> bool:
+    import ray
+
+    return bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
+
+
+def _asked_inside(question: Callable[[], _Found]) -> _Found:
+    """The answer to what only a process on a node can ask: this one, or a task on some node that reserves nothing."""
+    import ray
+
+    if not _through_client():
+        return question()
+    found: _Found = ray.get(_task(question).remote(), timeout=RAY_CALL_S)
+    return found
+
+
+@cache
+def _task(question: Callable[[], Any]) -> Any:
+    """Made once: each new one would stay in the memory of the other side."""
+    import ray
+
+    return ray.remote(num_cpus=0)(question)
+
+
 def _view() -> View:
     import ray
-    from ray._private import state
 
     rows = ray.nodes()  # type: ignore[no-untyped-call]
-    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]  # through ray:// this cannot be asked: as if nothing were taken
-        free = {row["NodeID"]: row.get("Resources") or {} for row in rows}
-    else:  # in public there is only the sum over all nodes
-        free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    free = _asked_inside(actor.free_by_node)
+    waiting = tuple(Waiting(asked, count) for asked, count in _asked_inside(actor.without_place))
     nodes = tuple(
         Node(
             id=str(row["NodeID"]),
@@ -229,16 +257,13 @@ def _view() -> View:
         )
         for row in rows
     )
-    return View(nodes)
+    return View(nodes, waiting)
 
 
 def _find(instance: str) -> dict[str, Any]:
     import ray
-    from ray._private import state
 
-    through_client = ray.util.client.ray.is_connected()  # type: ignore[no-untyped-call]
-    rows = {} if through_client else state.actors()
-    unplaced = {row["Name"] for row in rows.values() if row["State"] in _UNPLACED}
+    unplaced = {name for name, state in _asked_inside(actor.states_of_actors).items() if state in _UNPLACED}
     found = {}
     for row in ray.util.list_named_actors(all_namespaces=True):
         of, _, id = str(row["name"]).partition("/")
@@ -305,7 +330,7 @@ def _runtime_env(request: ReplicaRequest, private: Sequence[str]) -> tuple[dict[
 def _here() -> str | None:
     import ray
 
-    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
+    if _through_client():
         return None
     return str(ray.get_runtime_context().get_node_id())
 

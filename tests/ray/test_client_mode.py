@@ -1,0 +1,64 @@
+"""Through `ray://`, as from a machine that is no node of the cluster: the same states, and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+from bench.server import wait_until
+from tests.ray.cluster import BridgeProcess
+from tests.ray.test_states import request, watched
+
+
+def test_what_has_no_place_is_told_and_what_has_one_is_adopted(cluster, tmp_path):
+    through = SimpleNamespace(address=cluster.client_address, environment=cluster.environment)
+    bridge = BridgeProcess(through, tmp_path)
+
+    async def test():
+        async with watched(bridge) as watch:
+            watch.start(request(tmp_path, "near-1", cpus=5.0))
+            await watch.until(lambda now: now["near-1"].state == "ready")
+            assert watch.engine.capacity().cpus == 16.0
+            for number in (2, 3):
+                watch.start(request(tmp_path, f"near-{number}", cpus=5.0))
+            await watch.until(lambda now: [s.state for s in now.values()].count("backoff") == 1)
+            (waiting,) = [status for status in watch.now.values() if status.state == "backoff"]
+            assert waiting.last_exit.message.startswith("waits for a node with 5 CPUs free; the most that is free on")
+            before = watch.now["near-1"]
+            await asyncio.to_thread(bridge.kill)
+            watch.engine.stop(waiting.id)
+            bridge.start()
+            await watch.until(lambda now: now[waiting.id].state == "gone")
+            after = watch.now["near-1"]
+            assert (after.pid, after.address, after.restarts) == (before.pid, before.address, before.restarts)
+
+    try:
+        asyncio.run(test())
+    finally:
+        bridge.close()
+
+
+def test_a_bridge_whose_connection_ended_for_good_ends_too(cluster, tmp_path):
+    """A process on the head serves each client. Only the bridge that follows gets another."""
+    through = SimpleNamespace(address=cluster.client_address, environment=cluster.environment)
+    before = set(client_servers(cluster))
+    bridge = BridgeProcess(through, tmp_path)
+
+    async def test():
+        async with watched(bridge):
+            (its_own,) = set(client_servers(cluster)) - before
+            os.kill(its_own, signal.SIGKILL)
+            await asyncio.to_thread(wait_until, lambda: bridge.process.poll() is not None, "it ends", seconds=40)
+
+    try:
+        asyncio.run(test())
+    finally:
+        bridge.close()
+
+
+def client_servers(cluster):
+    """Processes of the head that serve one client each."""
+    return [pid for pid in cluster.processes() if b"specific-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
