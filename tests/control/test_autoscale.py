@@ -157,6 +157,19 @@ def test_it_sleeps_after_its_idle_time_and_a_demand_wakes_it() -> None:
     assert sized.sizing.reason.startswith("0: no call for 3")
 
 
+def test_a_start_that_was_measured_counts_before_any_call_was() -> None:
+    world = World(spec(replicas=Replicas(0, 1)))
+    world.scaler.startups.recall("m", 5.0)
+    world.scaler.demand(["m"], world.now)
+    world.tick(m=1)
+    world.ticks(200)
+    assert world.wanted() == 1, "kept for 61 starts of 5 s, and not for 61 s"
+    sized = world.scaler.sized("m")
+    assert sized is not None and sized.workload is None
+    world.ticks(420)
+    assert world.wanted() == 0
+
+
 def test_one_that_was_given_up_sleeps_until_somebody_calls() -> None:
     world = World(spec("m", replicas=Replicas(0, 4), idle=3600.0), spec("n", replicas=Replicas(1, 4)))
     world.scaler.demand(["m"], world.now)

@@ -316,7 +316,7 @@ class Autoscaler:
         if sized.wanted and not any(present) and not self.waited_s(spec.name, now):
             sized.sizer.sleep()  # it found no room, and those who called are gone
         sized.stepped_s, sized.workload = now, workload
-        sized.sizing = sized.sizer.step(seen, workload, Room(self.cores))
+        sized.sizing = sized.sizer.step(seen, workload, Room(self.cores), start_s)
         self._note_missing(sized, sized.sizing.missing)
         if settings.elastic:
             sized.wanted = sized.sizing.replicas

@@ -154,19 +154,25 @@ class Sizer:
         """Calls/s now."""
         return self._rates.forecast(0.0).rate
 
-    def step(self, seen: Observed, workload: Workload | None, room: Room = Room()) -> Sizing:  # noqa: B008  frozen
-        """What to run from now on. `workload` is None until something was measured."""
+    def step(
+        self,
+        seen: Observed,
+        workload: Workload | None,
+        room: Room = Room(),  # noqa: B008  frozen
+        startup_s: float = UNKNOWN_START_S,
+    ) -> Sizing:
+        """What to run from now on. `workload` is None until something was measured of calls; what was of starts, is
+        `startup_s` until then.
+        """
         self._rates.observe(seen.arrivals, seen.seconds)
         waking = bool(seen.starting_s) and not seen.ready  # who was told to come again finds it awake
         if seen.arrivals or seen.queued or seen.running or waking:
             self._used_at = seen.now
         if workload is None:
-            held = _held(self._wanted, seen.now, 0, HOLD_S_MIN)
+            held = _held(self._wanted, seen.now, 0, max(HOLD_S_MIN, HOLD_STARTS * startup_s))
             called = 1 if seen.arrivals or seen.queued else 0
             count = min(max(held, self.bounds.min, called), self.bounds.max)
-            wanted = self._kept(
-                seen, _Wanted(count, "start", lambda: f"{count}: nothing is measured yet"), UNKNOWN_START_S
-            )
+            wanted = self._kept(seen, _Wanted(count, "start", lambda: f"{count}: nothing is measured yet"), startup_s)
             return Sizing(wanted.replicas, "start", wanted.why, lambda: "unknown until calls are measured")
         forecast = self._rates.forecast(workload.startup_s + seen.seconds)
         rate = self._planned(forecast)
