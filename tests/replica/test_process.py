@@ -1,5 +1,6 @@
 """Real replicas: started, called, broken, ended."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -477,6 +478,45 @@ def test_print_is_seen_at_once_and_the_folder_is_on_the_path(start, tmp_path):
     assert replica.process.stdout.readline() == b"said\n"
     assert replica.wait_ready()["files"] == [str(tmp_path / "beside.py"), str(tmp_path / "model.py")]
     link.close()
+
+
+WITH_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
+
+
+def test_an_edit_within_a_second_is_seen_though_the_bytecode_looks_current(tmp_path):
+    """Python tells that it is by the size of the source and whole seconds."""
+    files = [tmp_path / name for name in ("model.py", "beside.py", "parts/__init__.py")]
+    files[2].parent.mkdir()
+    edited = time.time() + 600  # so that it is young however slow this machine is
+    for version in ("one", "two"):
+        for file, source in zip(
+            files,
+            ("import beside, parts\ndef Model():\n    return [{0}, beside.V, parts.V]", "V = {0}", "V = {0}"),
+            strict=True,
+        ):
+            file.write_text(source.format(repr(version)))
+            os.utime(file, (edited, edited))
+        replica = Replica(tmp_path, "model.py:Model", env=WITH_BYTECODE)
+        try:
+            replica.wait_ready()
+            link = replica.link()
+            assert link.ask({}) == ([version] * 3, None)
+            link.close()
+        finally:
+            replica.close()
+
+
+def test_bytecode_of_what_was_not_edited_just_now_is_kept(tmp_path):
+    for name, source in (("aged.py", "import beside\ndef Model():\n    return beside.V"), ("beside.py", "V = 1")):
+        (tmp_path / name).write_text(source)
+        os.utime(tmp_path / name, (1e9, 1e9))
+    replica = Replica(tmp_path, "aged.py:Model", env=WITH_BYTECODE)
+    try:
+        replica.wait_ready()
+    finally:
+        replica.close()
+    kept = {file.name.partition(".")[0] for file in (tmp_path / "__pycache__").iterdir()}
+    assert kept == {"aged", "beside"}
 
 
 def test_plain_replica_does_not_load_asyncio(start):

@@ -18,6 +18,7 @@ from muleteer.replica.config import Batch
 from muleteer.replica.hints import show
 from muleteer.replica.inputs import Inputs
 from muleteer.replica.signature import Signature
+from muleteer.replica.source import SourceLoader, read_afresh
 from muleteer.replica.traces import own_traceback, say
 
 Stage = Callable[[str, float], None]
@@ -103,10 +104,11 @@ def _import_file(path: Path) -> ModuleType:
     if not _is_file(path):
         raise StartError("target_missing", f"there is no file {path}" + _near(path.name, _python_files(path.parent)))
     sys.path.insert(0, str(path.parent))
+    read_afresh(path.parent)
     name = path.stem
     if name in sys.modules:  # a file called queue.py must not take the place of the library's module
         name = f"_model_{name}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=SourceLoader(name, str(path)))
     if spec is None or spec.loader is None:
         raise StartError("target_missing", f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -120,6 +122,7 @@ def _import_file(path: Path) -> ModuleType:
 
 def _import_package(name: str, base_dir: Path) -> ModuleType:
     sys.path.insert(0, str(base_dir))
+    read_afresh(base_dir)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
