@@ -8,7 +8,7 @@ import pytest
 
 from muleteer.base.errors import UsageError
 from muleteer.engine.ray.key import keep_key
-from muleteer.engine.ray.place import Node, View, actor_options, demand, why_unplaced
+from muleteer.engine.ray.place import Node, View, Waiting, actor_options, demand, has_place, why_unplaced
 from muleteer.spec.ray_options import parse_ray
 from muleteer.spec.secret import derive, instance_of
 from muleteer.spec.settings import BackendSettings
@@ -65,6 +65,32 @@ def test_options_of_an_actor():
 )  # fmt: skip
 def test_why_there_is_no_place(wanted, node, cluster, why):
     assert why_unplaced(wanted, node, cluster) == why
+
+
+def test_one_that_only_starts_is_not_said_to_wait():
+    full = view({"CPU": 0.0}, {"CPU": 0.0})
+    assert why_unplaced({"CPU": 1.0}, "", full, waits=False) is None, "it has itself what is missing"
+    too_large = "waits for a node with 9 CPUs: none of 2 is that large; the most there is on one: 4 CPUs"
+    assert why_unplaced({"CPU": 9.0}, "", full, waits=False) == too_large
+
+
+def test_of_those_who_ask_for_the_same_the_first_have_a_place():
+    told = View((), (Waiting({"CPU": 0.3, "disk": 1.0}, 2), Waiting({"CPU": 1.0}, 1)))
+    asked = {"disk": 1.0, "CPU": 0.30001}
+    assert [told.waits(asked, later) for later in (3, 2, 1, 0)] == [False, False, True, True]
+    assert told.waits({"CPU": 1.0})
+    assert not told.waits({"CPU": 2.0})
+    assert View().waits({"CPU": 1.0}), "Ray does not tell"
+
+
+def test_a_place_is_a_node_that_has_all_of_it():
+    free = [{"CPU": 4.0, "node:10.0.0.1": 1.0}, {"CPU": 1.0, "GPU": 1.0, "disk": 1.0, "node:10.0.0.2": 1.0}]
+    assert has_place(settings(cpus=3.0), free)
+    assert has_place(settings({"resources": {"disk": 1}}, gpus=1.0), free)
+    assert not has_place(settings({"resources": {"disk": 1}}, cpus=2.0), free)
+    assert not has_place(settings(memory=10), free)
+    assert not has_place(settings({"node": "10.0.0.2"}, cpus=2.0), free)
+    assert has_place(settings({"node": "10.0.0.1"}, cpus=2.0), free)
 
 
 def test_capacity_counts_living_nodes():

@@ -10,7 +10,7 @@ import msgspec
 from muleteer.base.clock import MonotonicClock
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray.cluster import Dead, Unavailable
-from muleteer.engine.ray.place import Node, View
+from muleteer.engine.ray.place import Node, View, Waiting
 from muleteer.engine.ray.placed import Placed
 
 HERE = Node(id="n1", address="10.0.0.1", alive=True, resources={"CPU": 4.0}, free={"CPU": 0.0})
@@ -102,6 +102,21 @@ async def serving():
         yield told
     finally:
         task.cancel()
+
+
+def test_one_that_has_got_its_place_starts_and_waits_for_none():
+    async def test():
+        told = Told()
+        told.view = View((HERE,), (Waiting({"CPU": 1.0}, 1),))
+        task = asyncio.create_task(told.placed.run())
+        await told.until("backoff", "unplaced")
+        told.view = View((HERE,), ())  # full, and nobody waits: what it asked for is its own
+        await told.until("starting", "unplaced")
+        await told.actor.tell("first", {"state": "ready", "address": "tcp:10.0.0.1:1"})
+        await told.until("ready", None)
+        task.cancel()
+
+    asyncio.run(test())
 
 
 def test_a_lost_actor_is_told_once_until_its_node_is_known_to_be_lost():

@@ -46,3 +46,26 @@ def test_what_has_no_place_waits_and_is_taken_back(rig, cluster):
         timeout=60,
     )
     assert there.stdout.split() == list(rig.rows()), there.stderr
+
+
+LARGER = """
+backends:
+  Mule: {model: "model.py:Mule", replicas: 4, cpus: 4, expected: 6ms}
+endpoints:
+  Mule: {route: /predict, traffic: {Mule: 1}}
+"""
+
+
+def test_on_a_full_cluster_the_old_ones_make_way_for_more_and_smaller_ones(cluster, tmp_path):
+    with RayRig(cluster, tmp_path, "--cpus", "8", replicas=2) as rig:
+        rig.wait_replicas(seconds=60)
+        log = rig.run_dir / "logs" / "supervisor.log"
+        assert "waits for a node" not in log.read_text(), "what fills the cluster waits for nothing"
+        (rig.folder / "muleteer.yaml").write_text(LARGER)
+        load = rig.load(30, 12.0, deadline_s=15.0)
+        applied = rig.command("apply", "muleteer.yaml", timeout_s=90)
+        assert applied.returncode == 0, applied.stdout + applied.stderr
+        rows = rig.rows().values()
+        assert [(row["state"], row["generation"]) for row in rows] == [("ready", 2)] * 4
+        assert_all_answered(load)
+        assert log.read_text().count(" makes way for its replacement: there is no room for both") == 2

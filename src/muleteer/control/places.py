@@ -11,7 +11,7 @@ import msgspec
 from muleteer.base.limits import RAY_LOOK_S
 from muleteer.control.share import MEMORY_UNBOUND, Budget, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
-from muleteer.engine.ray.place import demand
+from muleteer.engine.ray.place import demand, has_place
 from muleteer.spec.settings import BackendSettings
 
 SEEN_LATE_S = RAY_LOOK_S + 3.0
@@ -51,7 +51,7 @@ def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved]) -> Budget:
 
 def surge_has_place(settings: BackendSettings, capacity: Capacity) -> bool:
     """Whether an update may start a replica before it stops another: one without a place would hold it up for ever."""
-    return reserved(settings).cores <= capacity.most_cpus
+    return has_place(settings, capacity.nodes)
 
 
 def asking(grant: Grant, wanted: int, placed: int, waiting: int) -> Grant:

@@ -98,7 +98,7 @@ class Capacity(msgspec.Struct, frozen=True):
             user, and is to be taken as it is.
         available_cpus, available_gpus: what nobody has reserved, of a cluster where each replica reserves what it
             declares, memory too; None: nothing is reserved.
-        most_cpus: of the available ones, the most that one node has.
+        nodes: of a cluster, what each node has free, by its own names for it.
     """
 
     cpus: float
@@ -107,7 +107,7 @@ class Capacity(msgspec.Struct, frozen=True):
     available_bytes: int | None = None
     available_cpus: float | None = None
     available_gpus: float | None = None
-    most_cpus: float = 0.0
+    nodes: tuple[dict[str, float], ...] = ()
 
 
 class EngineStatistics(msgspec.Struct, frozen=True):

@@ -13,7 +13,13 @@ from muleteer.spec.settings import BackendSettings
 
 _CPUS = 1.0
 """Reserved for a replica that does not say: what Ray itself reserves for one of Serve's."""
+_STORE = "object_store_memory"
+_NODE_PART = 0.001
+"""Of the one `node:ADDRESS` that each node has: being there takes next to nothing of it."""
 _WORDS = {"CPU": "CPUs", "GPU": "GPUs", "memory": "bytes of memory"}
+
+
+_GRAIN = 2e-4
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -32,10 +38,18 @@ class Node(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """So many that ask for this have no place, ours and others': what is only being started is not among them."""
+
+    resources: dict[str, float]
+    count: int
+
+
 class View(msgspec.Struct, frozen=True):
-    """The cluster at one moment."""
+    """The cluster at one moment. `waiting`: None where Ray does not tell."""
 
     nodes: tuple[Node, ...] = ()
+    waiting: tuple[Waiting, ...] | None = None
 
     @property
     def living(self) -> tuple[Node, ...]:
@@ -45,6 +59,14 @@ class View(msgspec.Struct, frozen=True):
     def node(self, id: str) -> Node | None:
         """By Ray's id; None if it is not known (any more)."""
         return next((node for node in self.nodes if node.id == id), None)
+
+    def waits(self, asked: Mapping[str, float], later: int = 0) -> bool:
+        """Whether one that asks for this has no place, if those come first that were asked for first; `later`: that ask
+        for the same, were asked for after it, and have not begun either. Where Ray does not tell, it may be.
+        """
+        if self.waiting is None:
+            return True
+        return sum(each.count for each in self.waiting if _same(each.resources, asked)) > later
 
     def capacity(self) -> Capacity:
         """What all nodes have together, and what of it nobody has. Devices have no names across machines: each is
@@ -62,7 +84,7 @@ class View(msgspec.Struct, frozen=True):
             int(free["memory"]),
             free["CPU"],
             free["GPU"],
-            max((node.free.get("CPU", 0.0) for node in self.living), default=0.0),
+            tuple({name: amount for name, amount in node.free.items() if name != _STORE} for node in self.living),
         )
 
 
@@ -77,13 +99,23 @@ def demand(settings: BackendSettings) -> dict[str, float]:
     return {name: amount for name, amount in wanted.items() if amount}
 
 
+def asked_of_ray(settings: BackendSettings) -> dict[str, float]:
+    """The same, with the resource that each node has of its own where only one may have it."""
+    node = ray_options(settings.ray).node
+    return demand(settings) | ({f"node:{node}": _NODE_PART} if node else {})
+
+
+def has_place(settings: BackendSettings, free: Iterable[Mapping[str, float]]) -> bool:
+    """Whether a node with so much free takes one replica with these settings."""
+    asked = asked_of_ray(settings)
+    return any(_fits(asked, each) for each in free)
+
+
 def actor_options(settings: BackendSettings) -> dict[str, Any]:
     """Arguments of `ActorClass.options` that say where. `node` becomes the resource that each node has of its own."""
-    wanted = demand(settings)
+    wanted = asked_of_ray(settings)
     custom = {name: amount for name, amount in wanted.items() if name not in _WORDS}
     asked = ray_options(settings.ray)
-    if asked.node:
-        custom[f"node:{asked.node}"] = 0.001
     options: dict[str, Any] = {
         "num_cpus": wanted.get("CPU", 0.0),
         "num_gpus": wanted.get("GPU", 0.0),
@@ -95,13 +127,14 @@ def actor_options(settings: BackendSettings) -> dict[str, Any]:
     return options
 
 
-def why_unplaced(wanted: Mapping[str, float], node: str, view: View) -> str | None:
+def why_unplaced(wanted: Mapping[str, float], node: str, view: View, *, waits: bool = True) -> str | None:
     """One sentence on a replica that Ray has not placed yet; None if it should have a place in a moment.
 
     Args:
         wanted: as from `demand`.
         node: the only one it may go to; empty: any.
         view: the cluster as last seen.
+        waits: see `View.waits`. Where it does not, it has what is missing itself, and only starts.
     """
     able = view.living
     if node:
@@ -113,7 +146,7 @@ def why_unplaced(wanted: Mapping[str, float], node: str, view: View) -> str | No
     if not large:
         most = _amounts(_most(wanted, [each.resources for each in able]))
         return f"waits for a node with {asked}: none of {len(able)} is that large; the most there is on one: {most}"
-    if any(_fits(wanted, each.free) for each in large):
+    if not waits or any(_fits(wanted, each.free) for each in large):
         return None
     most = _amounts(_most(wanted, [each.free for each in large]))
     return f"waits for a node with {asked} free; the most that is free on one: {most}"
@@ -121,6 +154,11 @@ def why_unplaced(wanted: Mapping[str, float], node: str, view: View) -> str | No
 
 def _fits(wanted: Mapping[str, float], offered: Mapping[str, float]) -> bool:
     return all(offered.get(name, 0) >= amount for name, amount in wanted.items())
+
+
+def _same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """But for the rounding of Ray, which counts ten-thousandths."""
+    return one.keys() == other.keys() and all(abs(one[name] - other[name]) < _GRAIN for name in one)
 
 
 def _most(wanted: Iterable[str], offered: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from muleteer.base.limits import FAILED_STARTS_MAX, RAY_CALL_S, RAY_PENDING_S, R
 from muleteer.engine.port import ReplicaRequest, ReplicaState, ReplicaStatus
 from muleteer.engine.ray.actor import WATCH_S
 from muleteer.engine.ray.cluster import Cluster, Dead, Refused, Unavailable, Unreachable
-from muleteer.engine.ray.place import View, demand, why_unplaced
+from muleteer.engine.ray.place import View, asked_of_ray, demand, why_unplaced
 from muleteer.spec.ray_options import ray_options
 from muleteer.supervise.policy import RestartPolicy
 from muleteer.supervise.process import LastExit
@@ -54,6 +54,7 @@ class Placed:
         view: the cluster as last seen.
         machine: this machine; a pid means something here only if the replica's is the same.
         tell: called with every change; `gone` is the last.
+        behind: how many that ask for the same were asked for after it, and have not begun.
         request: None for an actor that is adopted: it tells what it keeps.
         handle: its actor, if there is one.
 
@@ -72,6 +73,7 @@ class Placed:
         machine: str,
         tell: Callable[[ReplicaStatus], None],
         clock: Clock,
+        behind: Callable[[], int] = lambda: 0,
         request: ReplicaRequest | None = None,
         handle: Any = None,
     ) -> None:
@@ -85,6 +87,7 @@ class Placed:
         self._machine = machine
         self._tell = tell
         self._clock = clock
+        self._behind = behind
         self._request = request
         self._handle = handle
         self._life = ""
@@ -100,6 +103,11 @@ class Placed:
         self._retried = asyncio.Event()
         if request is not None:
             self._change("starting")
+
+    @property
+    def asks(self) -> dict[str, float] | None:
+        """What it wants of the cluster; None once it has answered from a place there, or while nothing is known."""
+        return asked_of_ray(self._request.settings) if self._away and self._request is not None else None
 
     async def run(self) -> None:
         """Until it is gone."""
@@ -243,10 +251,13 @@ class Placed:
         if node is not None and node.alive and self._observed is not None and self._observed.state == "ready":
             self._wait_for("unreachable", f"node {node.address} does not answer")
             return
-        asked = self._request.settings
-        why = why_unplaced(demand(asked), ray_options(asked.ray).node, self._view())
+        asked, view = self._request.settings, self._view()
+        waits = view.waits(asked_of_ray(asked), self._behind())
+        why = why_unplaced(demand(asked), ray_options(asked.ray).node, view, waits=waits)
         if why is not None:
             self._wait_for("unplaced", why)
+        elif not waits and self._waits_for("unplaced"):
+            self._change("starting")  # what it waited for is its own now
 
     def _lost(self, why: str) -> None:
         """The actor does not answer: its process died, or its node."""
@@ -260,6 +271,10 @@ class Placed:
         """Words for the loss of the node that had it; empty if it is there, for all that is known."""
         node = self._view().node(self._node.id)
         return f"node {node.address} left the cluster: {node.reason}" if node is not None and not node.alive else ""
+
+    def _waits_for(self, reason: str) -> bool:
+        last_exit = self.status.last_exit if self.status is not None and self.status.state == "backoff" else None
+        return last_exit is not None and last_exit.reason == reason
 
     def _wait_for(self, reason: str, message: str) -> None:
         if self._stopping or self._request is None:
