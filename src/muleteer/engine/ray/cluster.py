@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -178,10 +178,25 @@ async def _settled(answer: Any) -> str:
 
 
 def sentence(error: BaseException) -> str:
-    """What Ray says, without its stack and its advice to look elsewhere; at least the name of the error."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    text = " ".join(line for line in lines if line and not line.startswith(("class_name:", "actor_id:", "namespace:")))
-    return (text or type(error).__name__)[:_SENTENCE_CHARS_MAX]
+    """What Ray says, without its stacks and names of its own; at least the name of the error. If it is long the middle
+    is left out: the cause is at the end.
+    """
+    text = " ".join(_without_stacks(str(error).splitlines())) or type(error).__name__
+    if len(text) <= _SENTENCE_CHARS_MAX:
+        return text
+    end = _SENTENCE_CHARS_MAX * 3 // 4
+    return f"{text[: _SENTENCE_CHARS_MAX - end - 3]} … {text[-end:]}"
+
+
+def _without_stacks(lines: Iterable[str]) -> Iterator[str]:
+    in_stack = False
+    for line in lines:
+        in_stack = in_stack and line.startswith(" ")
+        said, stack, _ = line.partition("Traceback (most recent call last)")
+        said = "" if in_stack else said.strip()
+        if said and not said.startswith(("class_name:", "actor_id:", "namespace:")):
+            yield said
+        in_stack = in_stack or bool(stack)
 
 
 def _init(address: str) -> None:

@@ -1,0 +1,36 @@
+"""What Ray says of a failure is cut to what a person needs: no stack, and the end, where the cause is. No Ray."""
+
+from __future__ import annotations
+
+from muleteer.engine.ray.cluster import sentence
+
+STACK = '  File "/ray/pip.py", line {}, in create\n    await task\n    ^^^^^^^^^^\n'
+PIP = (
+    "Failed to set up runtime environment.\n[Node 10.0.0.1] Traceback (most recent call last):\n"
+    + "".join(STACK.format(line) for line in range(60))
+    + "ray.SubprocessCalledProcessError: Run cmd[8] failed with the following details.\n"
+    + "Command '['python', '-m', 'pip', 'install']' returned non-zero exit status 1.\n"
+    + "Last 50 lines of stdout:\n"
+    + "    Processing ./tiny.whl\n"
+    + "    ERROR: Could not install packages due to an OSError: no such file: tiny.whl\n"
+)
+
+
+def test_stacks_are_left_out_and_the_cause_is_not():
+    assert sentence(RuntimeError(PIP)) == (
+        "Failed to set up runtime environment. [Node 10.0.0.1] ray.SubprocessCalledProcessError: Run cmd[8] failed with "
+        "the following details. Command '['python', '-m', 'pip', 'install']' returned non-zero exit status 1. Last 50 "
+        "lines of stdout: Processing ./tiny.whl ERROR: Could not install packages due to an OSError: no such file: "
+        "tiny.whl"
+    )
+
+
+def test_what_is_long_loses_its_middle():
+    text = sentence(RuntimeError("begins" + 5000 * "x" + "the cause"))
+    assert text.startswith("beginsx") and text.endswith("xthe cause")
+    assert len(text) <= 2000
+
+
+def test_without_words_it_is_the_name():
+    assert sentence(KeyError()) == "KeyError"
+    assert sentence(RuntimeError("gone\n\tclass_name: Keeper\n\tactor_id: 1")) == "gone"
