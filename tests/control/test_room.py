@@ -287,3 +287,24 @@ def test_as_many_of_four_replicas_as_have_room_serve_and_the_rest_is_told(folder
         scaled = server.command("scale", "Model", "9")
         assert scaled.returncode == 0, scaled.stderr
         assert "Model: room for 3 of 9 replicas: another takes " in scaled.stdout
+
+
+def test_an_update_of_two_on_a_full_budget_never_leaves_nobody(folder) -> None:
+    (folder / "big.py").write_text(MODEL.replace("40_000_000", "110_000_000"))
+    (folder / "new.py").write_text((folder / "big.py").read_text().replace('"ok"', '"new"'))
+    (folder / "new.yaml").write_text(
+        'backends: {Model: {model: "new.py:Model", replicas: 2, memory: 125MiB}}\n'
+        "endpoints: {Model: {route: /predict, traffic: {Model: 1}}}\n"
+    )
+    flags = ("--replicas", "2", "--memory", "125MiB", "--memory-budget", "340MiB")
+    with Server(folder, "big.py:Model", *flags) as server, ThreadPoolExecutor(1) as others:
+        wait_until(lambda: [each["state"] for each in running(server)["Model"]] == ["ready"] * 2, "both serve")
+        served, applying = [], others.submit(server.command, "apply", "new.yaml")
+        while not applying.done():
+            served.append((ask(server, "/predict", {})[:2], [each["state"] for each in running(server)["Model"]]))
+        assert applying.result().returncode == 0, applying.result().stderr
+        assert {answer for answer, _ in served} <= {(200, "ok"), (200, "new")}
+        assert min(states.count("ready") for _, states in served) == 1, served
+        told = (server.run_dir / "logs" / "supervisor.log").read_text()
+        assert told.count(" makes way for its replacement: there is no room for both") == 2
+        assert "calls wait" not in told
