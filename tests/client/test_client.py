@@ -221,7 +221,7 @@ def test_a_call_that_fails_says_how(client, models):
         )
         assert error.request_id
         with pytest.raises(muleteer.CallFailed) as failed:
-            handle.options(timeout=0.2).remote(seconds=5).result(10)
+            handle.options(timeout=1.0).remote(seconds=5).result(10)
         assert (failed.value.status, failed.value.code) == (504, "deadline")
         with pytest.raises(TypeError):
             handle.remote(1, 2)

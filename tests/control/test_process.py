@@ -56,7 +56,7 @@ class Server:
         return {row["id"]: row["pid"] for row in self.status()["backends"][0]["replicas"]}
 
     def until_another_controller(self, pid: int) -> dict[str, Any]:
-        return self.until(lambda status: is_ready(status) and controller(status)["pid"] != pid, timeout_s=5.0)
+        return self.until(lambda status: is_ready(status) and controller(status)["pid"] != pid)
 
 
 @contextmanager

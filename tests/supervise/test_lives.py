@@ -113,10 +113,10 @@ def test_the_foreground_may_stop_the_tree_with_a_status(tree, make):
 
 
 def test_not_ready_in_time_is_a_failed_start_with_a_dump(tree, make):
-    started = tree(make.child("m-1", "faulthandler", "spin", ready_timeout_s=0.5, starts_max=1))
+    started = tree(make.child("m-1", "faulthandler", "spin", ready_timeout_s=1.5, starts_max=1))
     exited = started.wait("Failed", "m-1")["last_exit"]
     assert exited["reason"] == "ready_timeout"
-    assert "not ready after 0.5 s" in exited["message"]
+    assert "not ready after 1.5 s" in exited["message"]
     assert "in spin" in exited["log_tail"]
 
 
