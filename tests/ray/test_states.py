@@ -144,6 +144,36 @@ def test_what_is_missing_is_told_with_the_name_of_the_node(bridge, tmp_path):
     asyncio.run(test())
 
 
+EXTRA = """
+import os
+
+from extra_words import WORD
+
+class Model:
+    def __init__(self):
+        assert (WORD, os.environ["GIVEN"]) == ("shipped", "said")
+
+    def predict(self):
+        return 1
+"""
+
+
+def test_modules_and_variables_reach_the_node_from_beside_the_model(bridge, tmp_path):
+    module = tmp_path / "modules" / "extra_words"
+    module.mkdir(parents=True)
+    (module / "__init__.py").write_text("WORD = 'shipped'\n")
+    wished = {"py_modules": ["modules/extra_words"], "env_vars": {"GIVEN": "said"}}
+
+    async def test():
+        async with watched(bridge) as watch:
+            asked = parse_ray(json.dumps({"runtime_env": wished}))
+            watch.start(request(tmp_path, "extra-1", EXTRA, cpus=0.1, ray=asked))
+            await watch.until(lambda now: now["extra-1"].state in ("ready", "failed"))
+            assert watch.now["extra-1"].state == "ready", watch.now["extra-1"].last_exit
+
+    asyncio.run(test())
+
+
 def test_a_replica_is_adopted_by_the_bridge_that_follows(bridge, tmp_path):
     async def test():
         async with watched(bridge) as watch:

@@ -31,6 +31,8 @@ from muleteer.wire.tls import client_context, tls_wanted
 NAMESPACE = "muleteer"
 _THREADS = 16
 _UNPLACED = frozenset({"DEPENDENCIES_UNREADY", "PENDING_CREATION"})
+_LISTS_OF_PACKAGES = frozenset({"pip", "uv", "conda"})
+"""Where a text names a file."""
 _HEADLESS_S = 7 * 24 * 3600
 _SENTENCE_CHARS_MAX = 2000
 _Found = TypeVar("_Found")
@@ -322,16 +324,22 @@ def _create(request: ReplicaRequest, secret: str, instance: str, private: Sequen
 
 def _runtime_env(request: ReplicaRequest, private: Sequence[str]) -> tuple[dict[str, Any], bool]:
     """What Ray is to prepare on the node, folders uploaded under a hash of their content; and whether the model's
-    folder is the working directory there. It is, unless `working_dir` is null: then every node has it already.
+    folder is the working directory there. It is, unless `working_dir` is null: then every node has it already. Paths
+    that are not absolute start in the model's folder.
     """
     from ray._private.runtime_env.py_modules import upload_py_modules_if_needed
     from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
     asked = {"working_dir": request.base_dir, **ray_options(request.settings.ray).runtime_env}
     folder = asked.pop("working_dir")
+    for name in _LISTS_OF_PACKAGES & asked.keys():
+        if Path(request.base_dir, str(asked[name])).is_file():
+            asked[name] = _beside(request.base_dir, asked[name])
+    if "py_modules" in asked:
+        asked["py_modules"] = [_beside(request.base_dir, each) for each in asked["py_modules"]]
     if folder is not None:
+        asked["working_dir"] = _beside(request.base_dir, folder)
         local = Path(request.base_dir, folder)
-        asked["working_dir"] = str(local) if local.exists() else folder
         inside = [Path(each).relative_to(local) for each in private if Path(each).is_relative_to(local)]
         asked["excludes"] = [*asked.get("excludes", ()), *(f"/{each}" for each in inside)]
     scratch = os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - Ray puts a zip of a random name there
@@ -340,6 +348,12 @@ def _runtime_env(request: ReplicaRequest, private: Sequence[str]) -> tuple[dict[
     if "py_modules" in asked:
         asked = upload_py_modules_if_needed(asked, include_gitignore=True, scratch_dir=scratch)
     return asked, "working_dir" in asked
+
+
+def _beside(folder: str, named: Any) -> Any:
+    """The path of what is there in that folder; anything else as it is: Ray knows other words in its place."""
+    path = Path(folder, named) if isinstance(named, str) else None
+    return str(path) if path is not None and path.exists() else named
 
 
 def _here() -> str | None:
