@@ -86,7 +86,7 @@ def test_controller_and_bridge_are_killed_and_the_replicas_adopted(rig):
     assert_all_answered(load)
     after = rig.rows()
     for field in ("pid", "address", "restarts", "generation"):
-        assert {id: row[field] for id, row in after.items()} == {id: row[field] for id, row in before.items()}, field
+        assert {id: row[field] for id, row in after.items()} == {id: row[field] for id, row in before.items()}, after
 
 
 def test_the_gateway_is_killed_and_serves_again(rig):
