@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -62,6 +63,22 @@ def test_calls_gather_while_the_model_is_busy_and_a_bad_one_fails_alone(serve):
     assert counted["calls"] == len(load.records) + 3
     assert sum(counted["sizes"].values()) == counted["sent"]
     assert sum(counted["waits"]["counts"].values()) == counted["calls"]
+
+
+def test_where_nothing_may_be_run_twice_a_batch_fails_as_a_whole(serve):
+    server = serve("--no-idempotent")
+    records = []
+
+    def all_at_once():
+        with ThreadPoolExecutor(16) as callers:
+            records.extend(callers.map(lambda nonce: ask(server.port, nonce), [*range(1, 16), -1, *range(16, 31)]))
+        return any(record.status == 500 and record.nonce != -1 for record in records)
+
+    wait_until(all_at_once, "the bad one goes in a batch with others")
+    assert {error_of(record)["code"] for record in records if record.status != 200} == {"model_error"}
+    seen, _ = batches(server)
+    answered = Counter(record.nonce for record in records if record.status == 200)
+    assert Counter(nonce for each in seen for nonce in each) == answered, "who was beside the bad one is not run again"
 
 
 def test_one_caller_gets_batches_of_one_at_once(serve):

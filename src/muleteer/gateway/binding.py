@@ -51,7 +51,7 @@ class Binder:
             call.move(RUNNING)
             call.attempts += 1
             call.counts.dispatched += 1
-        link.start_batch(calls, now)
+        link.start_batch(calls, now, once=not self._gate.route.idempotent)
         self._slots.moved(link)
 
     def wait(self, call: Call, *, front: bool = False) -> None:

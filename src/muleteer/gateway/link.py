@@ -45,10 +45,11 @@ class ErrorPayload(msgspec.Struct, frozen=True):
     traceback: str | None = None
 
 
-class CallMetadata(msgspec.Struct, frozen=True):
-    """Metadata of CALL."""
+class CallMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metadata of CALL. `once`: it is not run again by itself where its batch fails."""
 
     id: str
+    once: bool = False
 
 
 class OthersPayload(msgspec.Struct, frozen=True):
@@ -189,8 +190,10 @@ class Link(asyncio.Protocol):
         """When the batch it works on began, the oldest of several; `SENT_AHEAD` if there is none."""
         return self._batches.begun_s
 
-    def start_batch(self, calls: Sequence[Call], now: float) -> None:
-        """Send `calls`, at least one, as one batch. The link must be in service, and the model take batches."""
+    def start_batch(self, calls: Sequence[Call], now: float, *, once: bool = False) -> None:
+        """Send `calls`, at least one, as one batch. The link must be in service, and the model take batches. `once`:
+        none of them is run a second time, should the batch fail.
+        """
         assert self._transport is not None
         self.load += 1
         frames = []
@@ -203,7 +206,7 @@ class Link(asyncio.Protocol):
             call.dispatched_s = now
             call.started_s = SENT_AHEAD
             budget_ms = max(1, int((call.deadline_s - now) * 1000))
-            payload = join_payload(_encode(CallMetadata(call.head.request_id)), call.body)
+            payload = join_payload(_encode(CallMetadata(call.head.request_id, once)), call.body)
             flags = Flag.NONE if call is calls[-1] else Flag.MORE
             frames.append(self._connection.send(FrameType.CALL, id=id, budget=budget_ms, flags=flags, payload=payload))
         self._batches.add(batch, now)

@@ -27,7 +27,7 @@ _US_MAX = 2**32 - 1  # the width of the frame's field: 71 minutes
 
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One call. `id` is the wire's, `request_id` the client's; `expires_s` is a moment on the caller's clock. Calls
-    with the same number `batch` came as one.
+    with the same number `batch` came as one; who is to be run `once` is not run again where that fails.
 
     Without a `request_id` nobody asked: it is the warm-up, and whoever runs it reports what went wrong.
     """
@@ -37,6 +37,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     expires_s: float
     batch: int = 0
+    once: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):

@@ -4,6 +4,8 @@ A member whose body is wrong fails before the batch is run, one whose answer has
 the others. If the method raises, or returns something else than one answer for each input, nobody knows whose doing
 that is: each member is run again by itself, and succeeds or fails alone. Where that would take so long that the others
 are late for it, halves are run instead, those that fail are halved again, and only who spoils the last is alone.
+Members that are to be run once fail instead.
+
 Whether a run is awaited is the caller's affair: `_Work` only says what to run next.
 """
 
@@ -129,9 +131,12 @@ class _Runs:
     def whole(self, portion: list[int]) -> _Steps:
         """All at once, and should that fail its members again."""
         error = yield from self._run(portion)
-        if error is not None and len(portion) > 1:
-            _log_failure(error, len(portion))
-            yield from self._again(portion, behind=0)
+        if error is None or len(portion) == 1:
+            return
+        once = {place: (None, error) for place in portion if self._calls[place].once}
+        self.results |= once
+        _log_failure(error, len(portion), "no input is run twice" if once else "each input is run by itself")
+        yield from self._again([place for place in portion if place not in once], behind=0)
 
     def _again(self, places: list[int], behind: int) -> _Steps:
         """`places` failed together: each gets a result of its own. So many others wait `behind` them."""
@@ -171,7 +176,7 @@ def _answer(inputs: Inputs, call: Call, result: _Result, took_us: int, debug: bo
     return failure(error, took_us, call.request_id, debug)
 
 
-def _log_failure(error: BaseException, count: int) -> None:
-    log("a batch failed, each input is run by itself", inputs=count, error=say(error))
+def _log_failure(error: BaseException, count: int, then: str) -> None:
+    log(f"a batch failed, {then}", inputs=count, error=say(error))
     if not isinstance(error, BadModelOutput):
         write(own_traceback(error))

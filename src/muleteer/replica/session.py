@@ -49,6 +49,10 @@ class _Hello(msgspec.Struct):
 
 class _CallMeta(msgspec.Struct):
     id: str = ""
+    once: bool = False
+
+
+_NO_METADATA = _CallMeta()
 
 
 class SessionStatistics(msgspec.Struct, frozen=True):
@@ -216,10 +220,10 @@ class Session:
             return
         meta, body = split_payload(frame.payload)
         try:
-            request_id = _call_meta.decode(meta).id if meta else ""
+            about = _call_meta.decode(meta) if meta else _NO_METADATA
         except msgspec.DecodeError as error:
             raise WireError(f"metadata of call {frame.id} is malformed: {error}") from None
-        self._waiting[frame.id] = Call(frame.id, request_id, body, now + frame.budget / 1000, batch)
+        self._waiting[frame.id] = Call(frame.id, about.id, body, now + frame.budget / 1000, batch, about.once)
 
     def _finish(self, id: int, answer: Answer) -> None:
         self._outgoing.append(
