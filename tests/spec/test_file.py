@@ -128,6 +128,16 @@ srver: {}
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("{min: 0}", Replicas(0, 1024)), ("{min: 3}", Replicas(3, 1024)), ("{max: 8}", Replicas(1, 8))],
+)
+def test_of_a_range_one_end_is_enough(written, meant):
+    text = f"backends:\n  b:\n    model: m.py:M\n    replicas: {written}\n"
+    declared = parse_text(text, source="f.yaml", base_dir=Path("/"), check_files=False)
+    assert declared.backends[0].settings.replicas == meant
+
+
 BAD = {
     "replicas: -1": "backends.b.replicas: -1 is not allowed: at least 0 and at most 1024",
     "replicas: 1.5": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not '1.5'",
@@ -137,8 +147,8 @@ BAD = {
     "replicas: 2:1": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not '2:1'",
     "replicas: off": "backends.b.replicas: expected a whole number or {min: 1, max: 8}, not 'off'",
     "replicas: {min: 3, max: 2}": "backends.b.replicas: min 3 is more than max 2",
-    "replicas: {min: 1}": "backends.b.replicas: needs `max`",
-    "replicas: {}": "backends.b.replicas: needs `min` and `max`",
+    "replicas: {max: 0}": "backends.b.replicas: min 1 is more than max 0",
+    "replicas: {}": "backends.b.replicas: needs `min` or `max`",
     "replicas: {min: 1, mx: 2}": "backends.b.replicas.mx: unknown key; did you mean max?",
     "replicas: {min: 1, max: 2000}": "backends.b.replicas.max: expected a whole number from 0 to 1024, not '2000'",
     "replicas: {min: true, max: 2}": "backends.b.replicas.min: expected a whole number from 0 to 1024, not 'true'",

@@ -28,6 +28,8 @@ GOOD = [
     one_backend(
         ", replicas: auto, share: preload, slo: {p99: 1}, cpus: auto, memory: null, batch_max: auto, idle: auto"
     ),
+    one_backend(", replicas: {min: 0}"),
+    one_backend(", replicas: {max: 8}"),
     "server: {engine: ray, ray_address: auto, gateways: every_node}",
     "server: {gateways: 2, gpu_devices: '0,1', cpu_budget: 3.5, memory_budget: 8GiB}",
     "server: {gpu_devices: 0, cpu_budget: auto}",
@@ -36,6 +38,7 @@ GOOD = [
 BEYOND = [
     "max_body: 1.5B",
     "replicas: {min: 3, max: 2}",
+    "replicas: {max: 0}",
     "cpus: .nan",
     "gpus: 1.5",
     "{route: /x, backend: c}",

@@ -23,7 +23,7 @@ for a Service called `muleteer`, is not ours and is passed over. Settings that d
 | a time | `100ms`, `2s`, `5min`, `1h` | the same; a bare number is seconds |
 | a size | `64MiB`, `500KB`, `2GiB` | the same; a bare number is bytes |
 | a switch | `--reload`, `--no-reload`; in the environment `on`, `off` | `true`, `false` |
-| replicas | `2`, or from 0 to 8: `0:8` | `2`, `{min: 0, max: 8}` |
+| replicas | `2`, or from 0 to 8: `0:8` | `2`, `{min: 0, max: 8}`, `{min: 0}`: up to 1024, `{max: 8}`: from 1 |
 | an slo | `p99=100ms` | `{p99: 100ms}` |
 | back to a default of `off`, `none` or `auto` | that word | that word, or `null` |
 

@@ -86,7 +86,7 @@ def _forms(kind: str) -> dict[str, Any]:
     seconds = {"type": "string", "pattern": _SECONDS}
     if kind == "replicas":
         count = {"type": "integer", "minimum": 0, "maximum": REPLICAS_MAX}
-        return _object({"min": count, "max": count}, required=["min", "max"])
+        return {**_object({"min": count, "max": count}), "minProperties": 1}
     if kind == "slo":
         number = {"type": "number", "exclusiveMinimum": 0, "maximum": SLO_S_MAX}
         return _object({"p99": {"anyOf": [number, seconds]}}, required=["p99"])

@@ -20,14 +20,14 @@ MIB = 1024 * 1024
 
 
 class Replicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many replicas there may be; how many there are now is found by their load.
+    """How many replicas there may be; how many there are now is found by their load. One end may be left out.
 
     Raises:
         ValueError: `min` is more than `max`.
     """
 
-    min: Annotated[int, Meta(ge=0, le=REPLICAS_MAX)]
-    max: Annotated[int, Meta(ge=0, le=REPLICAS_MAX)]
+    min: Annotated[int, Meta(ge=0, le=REPLICAS_MAX)] = 1
+    max: Annotated[int, Meta(ge=0, le=REPLICAS_MAX)] = REPLICAS_MAX
 
     def __post_init__(self) -> None:
         if self.min > self.max:

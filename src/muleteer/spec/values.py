@@ -57,16 +57,19 @@ class Values(Checks):
         keys = _MAPPINGS[setting.kind]
         before = len(self.problems)
         given = self.mapping(node, path, keys)
-        missing = [f"`{key}`" for key in keys if key not in node.entries]
-        if missing and len(self.problems) == before:  # else it was mistyped
-            self.note(node.line, path, f"needs {' and '.join(missing)}")
+        if not given and len(self.problems) == before:  # else it was mistyped
+            self.note(node.line, path, f"needs {' or '.join(f'`{key}`' for key in keys)}")
         if len(self.problems) > before:
             return None
         if setting.kind == "slo":
             time = self._time(given["p99"][1], f"{path}.p99")
             slo = self.attempt(node.line, f"{path}.p99", lambda: make_slo(time)) if time else None
             return [slo] if slo is not None else None
-        low, high = (self._count(given[key][1], f"{path}.{key}", setting.bounds["le"]) for key in keys)
+        most = int(setting.bounds["le"])
+        low, high = (
+            self._count(given[key][1], f"{path}.{key}", most) if key in given else left_out
+            for key, left_out in (("min", 1), ("max", most))
+        )
         if low is None or high is None:
             return None
         range_ = self.attempt(node.line, path, lambda: make_range(low, high))
