@@ -113,6 +113,16 @@ def test_a_target_that_cannot_be_kept_is_said_after_a_while() -> None:
     assert few.scaler.unkept == {"m": "p99 100ms needs more replicas than were declared"}
 
 
+def test_a_warm_up_is_no_reason_to_call_a_target_out_of_reach() -> None:
+    world = World(spec(slo=Slo(0.1)))
+    world.loads["m"] = Load(warm_up_s=0.4)
+    world.ticks(20, m=1)
+    assert world.scaler.unkept == {}, "the first call is often the slowest of all"
+    world = World(spec(slo=Slo(0.1), expected=0.4))
+    world.ticks(20, m=1)
+    assert world.scaler.unkept == {"m": "p99 100ms is out of reach with any number of replicas"}, "that was declared"
+
+
 def test_neither_slo_nor_bounds_no_sizing() -> None:
     world = World(spec(replicas=3))
     world.ticks(3, m=50)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from muleteer.base.limits import SIZING_STEPS_MAX
+from muleteer.base.limits import SAMPLES_MIN, SIZING_STEPS_MAX
 from muleteer.control.measure import Cpu, Load, Measure
 from muleteer.control.queueing import Service
 from muleteer.control.scaling import UNKNOWN_START_S, Bounds, Limit, Observed, Room, Sizer, Sizing
@@ -317,7 +317,8 @@ class Autoscaler:
             sized.sizer.sleep()  # it found no room, and those who called are gone
         sized.stepped_s, sized.workload = now, workload
         sized.sizing = sized.sizer.step(seen, workload, Room(self.cores), start_s)
-        self._note_missing(sized, sized.sizing.missing)
+        guessed = settings.expected is None and (measure is None or measure.samples < SAMPLES_MIN)
+        self._note_missing(sized, None if guessed else sized.sizing.missing)
         if settings.elastic:
             sized.wanted = sized.sizing.replicas
         resting = not (arrivals or open_calls) and sized.sizing.replicas <= sized.sizer.bounds.min
