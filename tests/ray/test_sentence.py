@@ -1,8 +1,13 @@
-"""What Ray says of a failure is cut to what a person needs: no stack, and the end, where the cause is. No Ray."""
+"""What Ray says of a failure is cut to what a person needs, and tells whether to ask again. No Ray."""
 
 from __future__ import annotations
 
-from muleteer.engine.ray.cluster import sentence
+import asyncio
+
+import pytest
+
+from muleteer.engine.ray import cluster
+from muleteer.engine.ray.cluster import Hung, Refused, Unreachable, sentence
 
 STACK = '  File "/ray/pip.py", line {}, in create\n    await task\n    ^^^^^^^^^^\n'
 PIP = (
@@ -34,3 +39,25 @@ def test_what_is_long_loses_its_middle():
 def test_without_words_it_is_the_name():
     assert sentence(KeyError()) == "KeyError"
     assert sentence(RuntimeError("gone\n\tclass_name: Keeper\n\tactor_id: 1")) == "gone"
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "word"),
+    [
+        (None, ValueError("no such option"), Refused),
+        (ValueError("larger than 512 MiB"), RuntimeError("cannot upload: larger than 512 MiB"), Refused),
+        (OSError("reset"), RuntimeError("cannot upload: reset"), Unreachable),
+        (None, ConnectionError("the client is shut down"), Hung),
+    ],
+)
+def test_what_is_asked_again_is_what_may_change(cause, error, word):
+    class Broken(cluster.Cluster):
+        async def ask(self):
+            await self._call(self._fail)
+
+        def _fail(self):
+            raise error from cause
+
+    with pytest.raises(word) as told:
+        asyncio.run(Broken("nowhere").ask())
+    assert type(told.value) is word

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
+from muleteer.base.limits import LOG_FILE_BYTES_MAX
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray.engine import RayEngine
 from muleteer.spec.ray_options import parse_ray
@@ -172,6 +173,33 @@ def test_modules_and_variables_reach_the_node_from_beside_the_model(bridge, tmp_
             assert watch.now["extra-1"].state == "ready", watch.now["extra-1"].last_exit
 
     asyncio.run(test())
+
+
+LOUD = """
+class Model:
+    def __init__(self):
+        for _ in range(40):
+            print(("loud " * 200 + "\\n") * 1024)
+
+    def predict(self):
+        return 1
+"""
+
+
+def test_what_a_model_prints_does_not_fill_the_disk_of_its_node(bridge, cluster, tmp_path):
+    async def test():
+        async with watched(bridge) as watch:
+            watch.start(request(tmp_path, "loud-1", LOUD, cpus=0.1))
+            await watch.until(lambda now: now["loud-1"].state == "ready")
+
+    asyncio.run(test())
+    logs = [file for file in (cluster.folder / "session_latest" / "logs").glob("worker-*") if b"loud" in head(file)]
+    assert 0 < sum(file.stat().st_size for file in logs) <= 2 * LOG_FILE_BYTES_MAX
+
+
+def head(file):
+    with file.open("rb") as opened:
+        return opened.read(4096)
 
 
 def test_a_replica_is_adopted_by_the_bridge_that_follows(bridge, tmp_path):

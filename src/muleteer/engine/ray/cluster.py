@@ -20,7 +20,7 @@ import msgspec
 
 from muleteer import __version__
 from muleteer.base.errors import MuleteerError, UsageError
-from muleteer.base.limits import RAY_CALL_S, RAY_CONNECT_S, RAY_ORPHAN_S
+from muleteer.base.limits import LOG_FILE_BYTES_MAX, RAY_CALL_S, RAY_CONNECT_S, RAY_ORPHAN_S
 from muleteer.engine.port import ReplicaRequest
 from muleteer.engine.ray import actor
 from muleteer.engine.ray.lane import Lane
@@ -31,6 +31,8 @@ from muleteer.wire.tls import client_context, tls_wanted
 NAMESPACE = "muleteer"
 _THREADS = 16
 _UNPLACED = frozenset({"DEPENDENCIES_UNREADY", "PENDING_CREATION"})
+_LOGS = {"RAY_ROTATION_MAX_BYTES": str(LOG_FILE_BYTES_MAX), "RAY_ROTATION_BACKUP_COUNT": "1"}
+"""As on one machine, one older file is kept: what actors print would fill the disk of their node."""
 _LISTS_OF_PACKAGES = frozenset({"pip", "uv", "conda"})
 """Where a text names a file."""
 _HEADLESS_S = 7 * 24 * 3600
@@ -156,6 +158,8 @@ def _guarded(ask: Callable[[], _Found]) -> _Found:
     except (ValueError, TypeError) as error:
         raise Refused(sentence(error)) from error
     except Exception as error:
+        if isinstance(error.__cause__, ValueError):  # what is too large to be uploaded, for example
+            raise Refused(sentence(error)) from error
         raise (Hung if _ended(error) else Unreachable)(sentence(error)) from error
 
 
@@ -347,6 +351,7 @@ def _runtime_env(request: ReplicaRequest, private: Sequence[str]) -> tuple[dict[
         asked = upload_working_dir_if_needed(asked, include_gitignore=True, scratch_dir=scratch)
     if "py_modules" in asked:
         asked = upload_py_modules_if_needed(asked, include_gitignore=True, scratch_dir=scratch)
+    asked["env_vars"] = _LOGS | asked.get("env_vars", {})
     return asked, "working_dir" in asked
 
 
