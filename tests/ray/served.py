@@ -21,11 +21,12 @@ class RayRig(Rig):
         return {row["id"]: row for backend in self.status()["backends"] for row in backend["replicas"]}
 
     def wait_rows(self, fits, what, seconds=30.0):
-        """Wait until all rows together `fits`."""
+        """Wait until all rows together `fits`. What only gateways tell, while a controller knows nothing yet, are none."""
 
         def look():
             try:
-                return fits(self.rows())
+                rows = self.rows()
+                return all(row["restarts"] is not None for row in rows.values()) and fits(rows)
             except (OSError, ValueError, KeyError, RuntimeError):
                 return False  # the controller is away
 
