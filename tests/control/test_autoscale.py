@@ -103,7 +103,7 @@ def test_a_target_that_cannot_be_kept_is_said_after_a_while() -> None:
     world = World(spec(slo=Slo(0.015)))
     world.ticks(5, m=20)
     assert world.scaler.unkept == {}, "it may be a moment"
-    world.ticks(8, m=20)
+    world.ticks(12, m=20)
     assert world.scaler.unkept == {"m": "p99 15ms is out of reach with any number of replicas"}
     world.declare(spec(slo=Slo(0.1)))
     world.ticks(30, m=20)
