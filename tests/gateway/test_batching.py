@@ -51,6 +51,16 @@ def test_batch_max_and_bytes_bound_it():
     assert decide(taught(bytes_max=100), calls(50, size=300), 0.0, 1) == (1, "bytes")
 
 
+def test_the_bound_by_the_target_is_told_in_numbers_that_keep_it():
+    size, limited_by, words = taught(target_s=0.1).size_max(1)
+    assert (limited_by, words.partition(":")[0]) == ("target", f"up to {size}")
+    assert words.endswith("(p99)") and "the 1 slot and" in words
+    # 21 ms alone, twice that with the one before: nothing keeps 30 ms for certain
+    _, limited_by, words = taught(base=0.020, target_s=0.030).size_max(1)
+    assert limited_by == "target"
+    assert words.startswith("one by one: ") and "do not fit into p99 30ms" in words
+
+
 def test_the_first_deadline_bounds_all():
     decision = decide(taught(), calls(50, deadline=0.030), 0.0, 1)
     assert decision[1] == "deadline"

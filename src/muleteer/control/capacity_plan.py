@@ -260,7 +260,7 @@ def _batch(workload: Workload, slots: int, target_s: float) -> tuple[int, str]:
     if curve.latency_s(curve.batch_max) <= allowed_s:
         return curve.batch_max, f"up to {curve.batch_max}, the largest measured or allowed: {line}"
     size = max(1, math.floor((allowed_s - curve.base_s) / curve.item_s)) if curve.item_s else 1
-    return size, f"up to {size}: {line}, and the wait for one of {slots} slots has to fit into the target too"
+    return size, f"up to {size}: {line}, and the wait for {_slot(slots)} has to fit into the target too"
 
 
 def _queue(workload: Workload, slots: int, batch_max: int, timeout_s: float) -> tuple[int, str]:
@@ -358,3 +358,7 @@ def yaml_text(found: CapacityPlan, question: Question, backend: BackendSpec, rou
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _slot(slots: int) -> str:
+    return f"one of {slots} slots" if slots > 1 else "the 1 slot"

@@ -265,15 +265,14 @@ class BatchPolicy:
         fit, rules = self._fit, self._rules
         line = f"a batch of n takes {format_seconds(fit.base_s)} + n · {format_seconds(fit.item_s)}"
         if limited_by == "target" and rules.target_s is not None:
-            return (
-                cap,
-                limited_by,
-                (
-                    f"up to {cap}: {line}, and p99 {format_seconds(rules.target_s)} holds the wait for one of {slots} "
-                    f"slots and the batch: {cap} take {format_seconds(fit.upper_s(cap))}, {cap + 1} would take "
-                    f"{format_seconds(fit.upper_s(cap + 1))} (p99)"
-                ),
-            )
+            target, takes = format_seconds(rules.target_s), format_seconds(fit.upper_s(cap))
+            wait = f"the wait for one of {slots} slots" if slots > 1 else "the wait for the 1 slot"
+            if fit.upper_s(cap) * (1 + 1 / max(1, slots)) > rules.target_s:  # one at least is always taken
+                words = f"one by one: {line}; {wait} and a call alone, {takes} (p99), do not fit into p99 {target}"
+                return cap, limited_by, f"{words}: more go together once the first in line has missed it"
+            more = format_seconds(fit.upper_s(cap + 1))
+            words = f"{wait} and the batch: {cap} take {takes}, {cap + 1} would take {more} (p99)"
+            return cap, limited_by, f"up to {cap}: {line}, and p99 {target} holds {words}"
         if limited_by == "unproven":
             return cap, limited_by, f"up to {cap}: twice the largest batch seen yet ({fit.largest})"
         return cap, limited_by, f"up to {cap}: batch_max, and {format_bytes(rules.bytes_max)}; {line}"
