@@ -50,8 +50,8 @@ class SilentActor:
 
 
 class Told:
-    def __init__(self):
-        self.actor = SilentActor()
+    def __init__(self, actor=None):
+        self.actor = actor or SilentActor()
         self.view = View((HERE,))
         self.news = []
         self._told = asyncio.Event()

@@ -129,17 +129,19 @@ class Placed:
         self._change("gone")
 
     async def stop(self, grace_s: float) -> None:
-        """Drain and end it; where it has no place yet, or cannot be reached, at once."""
+        """Drain and end it; where it has no place yet, or cannot be reached any more, at once."""
         if self._stopping:
             return
         self._stopping = True
         self._retried.set()
         reachable = not self._away
         self._change("stopping")
-        if reachable:
-            await self._order({"type": "stop"})
+        give_up_s = self._clock.now() + grace_s + _STOP_MARGIN_S
+        draining = reachable and await self._order({"type": "stop"})
+        while draining and not self._over.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), grace_s + _STOP_MARGIN_S)
+                await asyncio.wait_for(self._over.wait(), _AGAIN_S)
+            draining = not self._away and self._clock.now() < give_up_s
         while not self._over.is_set():  # it may be about to be created
             if self._handle is not None:
                 await self._end()
@@ -313,10 +315,15 @@ class Placed:
         self._away = True
         self._change("starting", last_exit)
 
-    async def _order(self, order: dict[str, Any]) -> None:
-        if self._handle is not None:
-            with suppress(Unavailable, Unreachable, Refused, Dead):  # whoever watches it sees what became of it
-                await self._cluster.order(self._handle, order)
+    async def _order(self, order: dict[str, Any]) -> bool:
+        """Whether it was passed on; if not, whoever watches it sees what became of it."""
+        if self._handle is None:
+            return False
+        try:
+            await self._cluster.order(self._handle, order)
+        except (Unavailable, Unreachable, Refused, Dead):
+            return False
+        return True
 
     async def _end(self) -> None:
         with suppress(Unreachable, Refused):
