@@ -31,6 +31,7 @@ ERRORS = {
     "409": "`exists`, `in_use`, `conflict`, `rollout_active`: it does not fit what is declared now",
     "413": f"`body_too_large`: over {ADMIN_BODY_BYTES_MAX} bytes",
     "415": "`unsupported_media_type`: not JSON",
+    "503": "`unobserved`: a retry while nobody has told yet what runs",
     "507": "`state_unwritable`: the state directory cannot be written; nothing was changed, and serving goes on",
 }
 _PATH_NAMES = {
