@@ -280,6 +280,12 @@ def test_stacked_inputs(start):
         ),
         ("def predict(self, a, b): pass", "list", "bad_batch", "predict(a, b) cannot be called"),
         (
+            "async def predict_batch(self, x): yield 1",
+            "auto",
+            "bad_batch",
+            "predict_batch is an asynchronous generator",
+        ),
+        (
             "def predict_batch(self, x): pass",
             "list",
             "no_predict",

@@ -53,6 +53,8 @@ class Inputs:
 
         Raises StartError (bad_batch) where the method cannot be called with one list.
         """
+        if inspect.isasyncgenfunction(method):
+            raise StartError("bad_batch", f"{_name(method)} is an asynchronous generator: have it return a list")
         first, hint = _first(method, notice)
         stacked = batch == "stack" or (batch == "auto" and is_array_hint(hint))
         rows = (hint if is_array_hint(hint) else _any_array()) if stacked else None
