@@ -30,6 +30,9 @@ from muleteer.engine.ray.placed import Placed
 from muleteer.spec.secret import derive
 from muleteer.telemetry.log import log
 
+_JOINING_S = 3.0
+"""More than joining usually takes; then it is said."""
+
 
 class Bridge:
     """Serves one controller at a time; the newest counts.
@@ -65,6 +68,7 @@ class Bridge:
         self._opened = asyncio.Event()
         self._adopted = asyncio.Event()
         self._problem = ""
+        self._troubled = asyncio.Event()  # while something has failed
         self._view = View()
         self._table: dict[str, Placed] = {}
         self._told: dict[str, tuple[float, ReplicaStatus]] = {}
@@ -99,10 +103,11 @@ class Bridge:
         """What an earlier life of this server left on the cluster can only be ended once it was found."""
         if self._adopted.is_set() or not self._instance:
             return
-        try:
-            async with asyncio.timeout(RAY_CALL_S):
-                await self._adopted.wait()
-        except TimeoutError:
+        known, troubled = (asyncio.ensure_future(event.wait()) for event in (self._adopted, self._troubled))
+        await asyncio.wait({known, troubled}, timeout=RAY_CALL_S, return_when=asyncio.FIRST_COMPLETED)
+        for each in (known, troubled):
+            each.cancel()
+        if not self._adopted.is_set():
             why = self._problem or f"the Ray cluster at {self._cluster.address} has not answered"
             self._notice(
                 f"{why}; replicas that an earlier life of this server left there are adopted by its next start, or end "
@@ -119,11 +124,15 @@ class Bridge:
 
     async def _join(self) -> None:
         where = f"the Ray cluster at {self._cluster.address}"
-        late = asyncio.get_running_loop().call_later(RAY_CALL_S, self._say_problem, f"still joining {where}")
+        late = asyncio.get_running_loop().call_later(_JOINING_S, self._say_late, f"still joining {where}")
         try:
             await self._try_to_join(where)
         finally:
             late.cancel()
+
+    def _say_late(self, text: str) -> None:
+        self._say_problem(text)
+        self._troubled.clear()  # it may still come about
 
     async def _try_to_join(self, where: str) -> None:
         while True:
@@ -307,6 +316,7 @@ class Bridge:
     def _say_problem(self, text: str) -> None:
         if text != self._problem:
             self._problem = text
+            (self._troubled.set if text else self._troubled.clear)()
             log("problem", text=text) if text else log("problem over")
             if text:
                 self._notice(text)
