@@ -4,6 +4,8 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,37 @@ def test_from_text_to_the_right_endpoint(tmp_path):
         assert done.stderr == ""
         assert done.stdout.splitlines() == [f"{language}\t{expected}" for language, _, expected in chosen]
         assert len(server.pids("replica")) == 4
+
+
+def test_a_refusal_is_told_in_the_servers_words():
+    class Full(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            body = b'{"error": "router does not fit beside the models that are in use", "code": "memory"}'
+            self.send_response(503)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    def ask():
+        environment = {**os.environ, "SERVER": f"http://127.0.0.1:{server.server_port}"}
+        return subprocess.run(
+            [sys.executable, FOLDER / "ask.py", "hi"], env=environment, capture_output=True, text=True
+        )
+
+    with HTTPServer(("127.0.0.1", 0), Full) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        refused = ask()
+        server.shutdown()
+        thread.join()
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "/detect: 503, router does not fit beside the models that are in use\n",
+    )
+    nobody = ask()
+    assert nobody.returncode == 1
+    assert nobody.stderr.startswith(f"/detect: http://127.0.0.1:{server.server_port} does not answer: ")
