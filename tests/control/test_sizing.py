@@ -112,8 +112,16 @@ def test_the_queue_bound_is_explained_in_its_own_numbers():
 def fed(rates, seconds=0.5, seed=1):
     tracker, dice = RateTracker(), random.Random(seed)
     for rate in rates:
-        tracker.observe(sum(dice.random() < 0.001 for _ in range(int(rate * seconds * 1000))), seconds)
+        tracker.observe(poisson(dice, rate * seconds), seconds)
     return tracker
+
+
+def poisson(dice, mean):
+    """How many arrivals fit: their distances are exponential."""
+    count, left = 0, mean - dice.expovariate(1)
+    while left > 0:
+        count, left = count + 1, left - dice.expovariate(1)
+    return count
 
 
 def test_a_steady_rate_is_averaged_for_long():
