@@ -27,7 +27,7 @@ COMMAND = Path(sys.executable).with_name("muleteer")
 POLL_S = 0.01
 
 
-def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 10.0) -> float:
+def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 20.0) -> float:
     """Seconds until `condition()` is true. Raises TimeoutError that says what was waited for."""
     start = time.monotonic()
     while not condition():
