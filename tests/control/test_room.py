@@ -273,6 +273,10 @@ def test_of_two_that_fit_alone_and_not_together_the_second_is_told_and_starts_on
         assert int(retry_after or 0) >= 1
         assert row(server, "large")["state"] == "failed"
         assert row(server, "large")["reason"].startswith("no room: a replica takes 180MiB")
+        server.kill(*server.pids("controller"))
+        wait_until(lambda: server.command("status").returncode == 0, "another controller answers")
+        wait_until(lambda: row(server, "large")["state"] == "failed", "it says the same")
+        assert "large-1" not in (server.run_dir / "logs" / "supervisor.log").read_text(), "what it adopts holds memory"
         applied = server.command("apply", "more.yaml")
         assert applied.returncode == 6
         assert "large does not start: no room: a replica takes 181MiB, and of the " in applied.stderr

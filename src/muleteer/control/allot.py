@@ -86,7 +86,8 @@ class Allotter:
             if used:
                 self._autoscaler.take_cpu(fleet.name, used)
         self._used_s = {each.status.id: self._used_s.get(each.status.id, -math.inf) for _, each in seen}
-        self._reserved = {each.status.id: self._reserved.get(each.status.id, 0) for _, each in seen}
+        there = {each.status.id for _, each in seen}
+        self._reserved = {id: size for id, size in self._reserved.items() if id in there}
         self._guessed &= self._reserved.keys()
         for fleet in fleets:
             self._note_use(fleet, now)
@@ -139,6 +140,9 @@ class Allotter:
             budget = budget_of_cluster(capacity, self._placed(fleets.values()))
         self._reserves = capacity.available_cpus is not None
         self.budget = budget
+        for fleet in fleets.values():
+            for id in fleet.replicas.keys() - self._reserved.keys():
+                self.started(fleet, id)  # by an earlier controller
         demands = [self._demand(fleet, budget, now) for fleet in fleets.values() if fleet.backend is not None]
         holdings = [
             self._holding(fleet, each, now)

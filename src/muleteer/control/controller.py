@@ -137,6 +137,7 @@ class Controller:
                 self._observe(status)
             self.adopted.set()
             self._recall()
+            self._guarded("memory", self._look)
             self.step()
             if told:
                 on_answering()
@@ -263,7 +264,7 @@ class Controller:
     def _size(self, loads: dict[str, dict[str, Any]] | None) -> None:
         """Decide how many replicas there should be, from what the gateways told; None: one of them told nothing."""
         now, autoscaler = self._clock.now(), self._autoscaler
-        self._allotter.look(now, self._fleets.values(), self._own_pids())
+        self._look()
         changed = autoscaler.keep_awake(self._awake())
         if loads is not None:
             for gateway, told in loads.items():
@@ -280,6 +281,10 @@ class Controller:
         self._dirty.update(dict.fromkeys(starting))  # what a start is expected to take may grow
         self._unallotted = True
         self._wake.set()
+
+    def _look(self) -> None:
+        """Measure what runs: what nobody has measured counts as nothing."""
+        self._allotter.look(self._clock.now(), self._fleets.values(), self._own_pids())
 
     def _tell_unkept(self, unkept: dict[str, str]) -> None:
         for name in self._unkept - unkept.keys():
