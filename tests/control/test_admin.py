@@ -388,7 +388,13 @@ async def test_the_document_describes_every_path_and_every_answer_fits_it() -> N
         put = found["paths"]["/v1/backends/{name}"]["put"]["requestBody"]
         fits(found, put, backend(rig, replicas=2))
         fits(found, put, backend(rig, replicas={"min": 0, "max": 8}, slo={"p99": "100ms"}, batch="list", gpus=0.5))
-        for wrong in ({"replicas": "0:8"}, {"replicas": {"least": 0}}, {"replicas": {}}, {"slo": "p99=1s"}, {"slo": {"p95": 1}}):
+        for wrong in (
+            {"replicas": "0:8"},
+            {"replicas": {"least": 0}},
+            {"replicas": {}},
+            {"slo": "p99=1s"},
+            {"slo": {"p95": 1}},
+        ):
             with pytest.raises(jsonschema.ValidationError):
                 fits(found, put, backend(rig, **wrong))
         with pytest.raises(jsonschema.ValidationError):
