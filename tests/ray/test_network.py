@@ -11,6 +11,7 @@ import pytest
 
 from bench.server import wait_until
 from muleteer.base.limits import LINK_SILENCE_S
+from tests.faults.load import ask
 from tests.ray.cluster import RayCluster, SeparateCluster
 from tests.ray.served import RayRig, assert_all_answered
 
@@ -79,6 +80,23 @@ def test_the_head_is_lost_and_requests_go_on(rig, parts):
     (controller,) = rig.pids("controller")
     os.kill(controller, signal.SIGKILL)
     wait_until(lambda: told_by_another(rig, controller), "its successor adopts, and tells the problem too", seconds=30)
+
+    serving = set(rig.rows())
+    rig.kill(*rig.pids("controller"), rig.bridge())
+    wait_until(
+        lambda: seen_by_gateway(rig) == serving, "what is not known is told, and what the gateway sees", seconds=15
+    )
+    assert ask(rig.port).status == 200
+
+
+def seen_by_gateway(rig):
+    """Replicas that it has links to, while nobody has told what runs."""
+    try:
+        (backend,) = rig.status()["backends"]
+    except (OSError, ValueError, RuntimeError):
+        return None
+    rows = backend["replicas"]
+    return {row["id"] for row in rows if row["state"] == "ready"} if backend["state"] == "unknown" else None
 
 
 def told_by_another(rig, controller):
