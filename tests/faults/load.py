@@ -40,7 +40,7 @@ class Background:
         )
         self.load = Load(target, first_nonce=next(nonces))
         self._rate = rate
-        self._until = time.monotonic() + seconds
+        self._seconds = seconds
         self._error = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -53,8 +53,14 @@ class Background:
             self._error = error
 
     def finish(self):
-        """Ask for no more, and wait until each request has its outcome."""
-        self._thread.join(max(0.0, self._until - time.monotonic()))
+        """Ask for no more, and wait until each request has its outcome. The time counts from the first request: on a
+        busy machine the connections come late.
+        """
+        give_up = time.monotonic() + self.load.target.timeout_s + 30
+        while not self.load.records and self._thread.is_alive() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        until = (self.load.records[0].due if self.load.records else 0.0) + self._seconds
+        self._thread.join(max(0.0, until - time.monotonic()))
         self.load.stop()
         self._thread.join(self.load.target.timeout_s + 30)
         assert not self._thread.is_alive(), "the load generator does not end"

@@ -60,8 +60,8 @@ def test_a_member_that_leaves_or_expires_harms_nobody_and_the_slot_is_held(rig):
     async def test(rig):
         await rig.start(1, batch=True, script=slow)
         await learn(rig)
-        rig.replicas[0].script = lambda _: Answer(after_s=0.3)
-        gone, late, *others = [*await together(rig, 1), rig.send(b'"late"', timeout_ms=150), *await together(rig, 6)]
+        rig.replicas[0].script = lambda _: Answer(after_s=1.0)
+        gone, late, *others = [*await together(rig, 1), rig.send(b'"late"', timeout_ms=500), *await together(rig, 6)]
         await rig.until(lambda: rig.replicas[0].batches == [8])
         gone.exchange.abandon()
         assert ((await late.outcome()).status, late.code) == (504, "deadline")
