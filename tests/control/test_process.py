@@ -151,6 +151,7 @@ def test_without_the_engine_the_admin_api_says_what_is_not_known() -> None:
         assert (code, changed["revision"]) == (200, 2)
         code, explained = server.ask("GET", "/v1/backends/m/explain")
         assert (code, explained["state"]) == (200, "unknown")
+        assert [each["topic"] for each in explained["sentences"]] == ["trouble"], "the rest would be made up"
 
 
 def test_the_admin_api_refuses_what_it_should() -> None:

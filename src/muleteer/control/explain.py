@@ -134,6 +134,7 @@ def explain(
     staying = [replica for replica in backend.replicas if not replica.leaving]
     ready = sum(replica.status.state == "ready" for replica in staying)
     trouble = backend_reason(backend)
+    words = sentences(spec.settings, ready, backend.wanted, trouble, view)
     return Explanation(
         backend=spec.name,
         state=backend_state(backend),
@@ -143,7 +144,7 @@ def explain(
         queued=sum(queue.depth for queue in queues),
         queue_bound=sum(queue.bound for queue in queues),
         batch_max=view.batch.size_max if view.batch is not None else 1,
-        sentences=sentences(spec.settings, ready, backend.wanted, trouble, view),
+        sentences=words if backend.observed else words[:1],  # why: the rest rests on what runs
         numbers=_numbers(view),
     )
 

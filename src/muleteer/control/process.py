@@ -119,7 +119,7 @@ class ControlProcess:
         problems = self._declaration.problems
         for row in rows:
             if row["why"]:
-                problems.begin(row["name"], row["why"])
+                problems.begin(row["name"], f"{row['name']}: {row['why']}")
             else:
                 problems.end(row["name"])
         for name in self._elsewhere - {row["name"] for row in rows}:
