@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -504,6 +505,15 @@ def test_an_edit_within_a_second_is_seen_though_the_bytecode_looks_current(tmp_p
             link.close()
         finally:
             replica.close()
+
+
+def test_an_archive_beside_the_model_can_be_imported_from(start, tmp_path):
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("within.py", "V = 1")
+    source = f"import sys\nsys.path.append({str(tmp_path / 'packed.zip')!r})\nimport within\ndef Model():\n    return within.V"
+    link = start(source).link()
+    assert link.ask({}) == (1, None)
+    link.close()
 
 
 def test_bytecode_of_what_was_not_edited_just_now_is_kept(tmp_path):

@@ -21,6 +21,10 @@ from importlib.machinery import (
 )
 from pathlib import Path
 from types import CodeType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.abc import PathEntryFinder
 
 _YOUNG_S = 2.0  # the second of the edit, and one for file systems whose clock is late
 
@@ -39,16 +43,16 @@ class SourceLoader(SourceFileLoader):
 def read_afresh(root: Path) -> None:
     """From now on, for modules in `root` and below it."""
     top = str(root)
+    of_folder = FileFinder.path_hook(
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (SourceLoader, SOURCE_SUFFIXES),
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
 
-    def finder(path: str) -> FileFinder:
+    def finder(path: str) -> PathEntryFinder:
         if path != top and not path.startswith(top + os.sep):
             raise ImportError(path)  # another hook's
-        return FileFinder(
-            path,
-            (ExtensionFileLoader, EXTENSION_SUFFIXES),
-            (SourceLoader, SOURCE_SUFFIXES),
-            (SourcelessFileLoader, BYTECODE_SUFFIXES),
-        )
+        return of_folder(path)  # raises the same for what is no folder: an archive is another hook's
 
     sys.path_hooks.insert(0, finder)
     for path in [path for path in sys.path_importer_cache if path == top or path.startswith(top + os.sep)]:
