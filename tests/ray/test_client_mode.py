@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from pathlib import Path
 from types import SimpleNamespace
 
-from bench.server import wait_until
 from tests.ray.cluster import BridgeProcess
 from tests.ray.test_states import request, watched
 
@@ -39,26 +35,3 @@ def test_what_has_no_place_is_told_and_what_has_one_is_adopted(cluster, tmp_path
         asyncio.run(test())
     finally:
         bridge.close()
-
-
-def test_a_bridge_whose_connection_ended_for_good_ends_too(cluster, tmp_path):
-    """A process on the head serves each client. Only the bridge that follows gets another."""
-    through = SimpleNamespace(address=cluster.client_address, environment=cluster.environment)
-    before = set(client_servers(cluster))
-    bridge = BridgeProcess(through, tmp_path)
-
-    async def test():
-        async with watched(bridge):
-            (its_own,) = set(client_servers(cluster)) - before
-            os.kill(its_own, signal.SIGKILL)
-            await asyncio.to_thread(wait_until, lambda: bridge.process.poll() is not None, "it ends", seconds=40)
-
-    try:
-        asyncio.run(test())
-    finally:
-        bridge.close()
-
-
-def client_servers(cluster):
-    """Processes of the head that serve one client each."""
-    return [pid for pid in cluster.processes() if b"specific-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,13 @@ def test_without_words_it_is_the_name():
     assert sentence(RuntimeError("gone\n\tclass_name: Keeper\n\tactor_id: 1")) == "gone"
 
 
+class Rpc(Exception):
+    """As of gRPC: what Ray raises through ray:// once the head knows nothing of the connection any more."""
+
+    def code(self):
+        return SimpleNamespace(name=str(self))
+
+
 @pytest.mark.parametrize(
     ("cause", "error", "word"),
     [
@@ -48,6 +56,8 @@ def test_without_words_it_is_the_name():
         (ValueError("larger than 512 MiB"), RuntimeError("cannot upload: larger than 512 MiB"), Refused),
         (OSError("reset"), RuntimeError("cannot upload: reset"), Unreachable),
         (None, ConnectionError("the client is shut down"), Hung),
+        (None, Rpc("UNAVAILABLE"), Unreachable),
+        (None, Rpc("NOT_FOUND"), Hung),
     ],
 )
 def test_what_is_asked_again_is_what_may_change(cause, error, word):
