@@ -17,7 +17,7 @@ from bench.sections import MODELS, of
 from bench.server import Server
 
 SIZES = (16, 64, 256, 512, 1024)
-CONNECTIONS = 1536
+CONNECTIONS = 2048  # four full batches: one runs, one stands behind it, one waits, the answers of one are on their way
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
