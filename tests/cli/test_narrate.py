@@ -236,19 +236,29 @@ def test_with_reload_a_broken_model_is_no_failure():
 
 def test_a_backend_that_cannot_run_here_fails_the_start():
     told = Told("A", "B")
-    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B"))
+    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B", reason="no_room"))
     assert told.lines == ["   0.00 s  controller  B cannot be served: a replica takes 2GiB"]
     assert told.calls == ["failure"]
     assert str(told.narrator.failure) == "cannot serve models.py:B: no_room: a replica takes 2GiB"
 
 
+def test_a_backend_elsewhere_whose_starts_all_failed_fails_the_start():
+    told = Told("A")
+    failed = "No module named 'x' (on node 10.0.0.2)\n  m.py, line 1"
+    told.tell(Notice("controller", failed, unservable="A", reason="import_error"))
+    assert told.lines == ["   0.00 s  controller  A cannot be served: No module named 'x' (on node 10.0.0.2)"]
+    assert told.calls == ["failure"]
+    words = "cannot serve models.py:A: import_error: No module named 'x' (on node 10.0.0.2)\n    m.py, line 1"
+    assert str(told.narrator.failure) == words
+
+
 def test_with_reload_a_backend_that_cannot_run_here_holds_nothing_up():
     told = Told("A", "B", reload=True)
     told.start("A-1")
-    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B"))
+    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B", reason="no_room"))
     assert told.calls == []
     told.tell(Ready("A-1", 0.1, {}))
-    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B"))
+    told.tell(Notice("controller", "a replica takes 2GiB", unservable="B", reason="no_room"))
     assert told.calls == ["settled"]
     assert told.narrator.failure is None
 

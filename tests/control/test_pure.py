@@ -223,6 +223,19 @@ def test_a_successor_goes_on_with_generation_and_numbers() -> None:
     assert [replica_number(id) for id in ("m-7", "lr:v1-12", "m", "m-x")] == [7, 12, 0, 0]
 
 
+def test_failed_starts_are_told_where_no_supervisor_tells_them() -> None:
+    fleet = Fleet("m", {})
+    fleet.declare(BackendSpec(name="m", target="m.py:M", base_dir="/", settings=BackendSettings(replicas=2)))
+    fleet.observe(replica("m-1", "failed", last_exit=BAD_START), 0.0)
+    assert fleet.hindrance(elsewhere=False) is None
+    hindrance = fleet.hindrance(elsewhere=True)
+    assert hindrance is not None
+    assert (hindrance.reason, hindrance.crowded) == ("import_error", False)
+    assert hindrance.text.startswith("SyntaxError: m.py line 3")
+    fleet.observe(replica("m-2", "backoff", last_exit=BAD_START), 0.0)
+    assert fleet.hindrance(elsewhere=True) is None, "it may start yet"
+
+
 def test_status_has_the_memory_of_a_replica_as_soon_as_it_has_its_process() -> None:
     fleet = Fleet("m", {})
     fleet.observe(msgspec.structs.replace(replica("m-1"), pid=os.getpid()), 0.0)

@@ -145,6 +145,24 @@ def test_what_is_missing_is_told_with_the_name_of_the_node(bridge, tmp_path):
     asyncio.run(test())
 
 
+def test_serve_ends_if_a_model_starts_nowhere(cluster, tmp_path):
+    (tmp_path / "model.py").write_text("import no_such_package\n" + GOOD)
+    address = ["--engine", "ray", "--ray-address", cluster.address, "--port", "0", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "muleteer.cli", "serve", "model.py:Model", *address],
+        cwd=tmp_path,
+        env=cluster.environment | {"XDG_STATE_HOME": str(tmp_path / "state")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert "ready after" not in done.stdout
+    assert "cannot serve model.py:Model: import_error: " in done.stderr
+    assert "no_such_package" in done.stderr
+
+
 EXTRA = """
 import os
 

@@ -83,6 +83,11 @@ class Narrator:
         """One event of the supervisor."""
         _TELL[type(event)](self, event)
 
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether a replica that does not start is told by the controller alone, and will fail this start."""
+        return self._elsewhere and not self._forgiving
+
     def banner(self, version: str, run_dir: str, pid: int) -> None:
         """The first lines: who we are and what is declared."""
         self._say(f"{self._paint(f'muleteer {version}', 'bold')}  pid {pid}  run directory {run_dir}")
@@ -215,11 +220,12 @@ class Narrator:
         if event.crowded:
             self._crowded(event)
             return
-        self._line(event.id, f"{event.unservable} cannot be served: {event.text}", "red")
+        first, *_ = event.text.split("\n")
+        self._line(event.id, f"{event.unservable} cannot be served: {first}", "red")
         if not self._starting_up or self._waiting.pop(event.unservable, None) is None:
             return
         if not self._forgiving:
-            self._fail(event.unservable, LastExit(reason="no_room", message=event.text))
+            self._fail(event.unservable, LastExit(reason=event.reason, message=event.text))
         elif self.failure is None and all(left <= 0 for left in self._waiting.values()):
             self._on_settled()
 

@@ -2,7 +2,8 @@
 what is waited for.
 
 A replica that is ready for the supervisor is linked by the gateway a moment later; a curl line must work in between, so
-`ready` is said only when a request would be answered. A backend that was given up does not hold up the others.
+`ready` is said only when a request would be answered. A backend that was given up does not hold up the others, where
+that is not to fail the start.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ PAUSE_S = 0.01
 _REQUEST = b"GET /readyz HTTP/1.1\r\nHost: muleteer\r\nConnection: close\r\n\r\n"
 _LOOKS_MAX = 100
 """Looks at one connection before it is given up: a second."""
-_GIVEN_UP = frozenset({"crash_loop", "memory"})
+NO_ROOM = frozenset({"memory"})
+GIVEN_UP = NO_ROOM | {"crash_loop"}
 
 
-def is_serving(answer: bytes, unmanned: Collection[str] = ()) -> bool:
-    """Whether a whole HTTP answer of /readyz says 200, or 503 with nothing missing but what was given up, or has no
-    replicas because it wants none (`unmanned`).
+def is_serving(answer: bytes, unmanned: Collection[str] = (), given_up: Collection[str] = GIVEN_UP) -> bool:
+    """Whether a whole HTTP answer of /readyz says 200, or 503 with nothing missing but what was given up (for a reason
+    in `given_up`), or has no replicas because it wants none (`unmanned`).
     """
     head, _, body = answer.partition(b"\r\n\r\n")
     if head.startswith(b"HTTP/1.1 200"):
@@ -30,7 +32,7 @@ def is_serving(answer: bytes, unmanned: Collection[str] = ()) -> bool:
         reasons = json.loads(body)["reasons"]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(reasons) and all(reason in _GIVEN_UP or name in unmanned for name, reason in reasons.items())
+    return bool(reasons) and all(reason in given_up or name in unmanned for name, reason in reasons.items())
 
 
 class Probe:
@@ -41,6 +43,7 @@ class Probe:
         later: runs a call after some seconds.
         on_serving: called once.
         unmanned: backends that will not be ready, because they want no replica.
+        given_up: reasons for which a backend is not waited for.
     """
 
     def __init__(
@@ -49,13 +52,16 @@ class Probe:
         address: tuple[str, int],
         later: Callable[[float, Callable[[], None]], object],
         on_serving: Callable[[], None],
+        *,
         unmanned: Collection[str] = (),
+        given_up: Collection[str] = GIVEN_UP,
     ) -> None:
         self._family = family
         self._address = address
         self._later = later
         self._on_serving = on_serving
         self._unmanned = unmanned
+        self._given_up = given_up
         self._socket: socket.socket | None = None
         self._answer = b""
         self._asked = False
@@ -93,7 +99,7 @@ class Probe:
             self.close()
             return False
         self.close()
-        return is_serving(self._answer, self._unmanned)
+        return is_serving(self._answer, self._unmanned, self._given_up)
 
     def _connect(self) -> None:
         self._socket = socket.socket(self._family, socket.SOCK_STREAM)

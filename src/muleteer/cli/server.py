@@ -21,7 +21,7 @@ from muleteer.cli.flags import run_dir_flag
 from muleteer.cli.foreground import Later
 from muleteer.cli.narrate import Narrator
 from muleteer.cli.output import Paint
-from muleteer.cli.probe import Probe
+from muleteer.cli.probe import GIVEN_UP, NO_ROOM, Probe
 from muleteer.client.admin import user
 from muleteer.spec.address import EVERYWHERE, url_of
 from muleteer.spec.settings import Declared, ServerSettings
@@ -160,7 +160,12 @@ class Server:
         self._lend_timer(supervisor.after)
         host, port = listening[HTTP].getsockname()[:2]
         probe = Probe(
-            listening[HTTP].family, (EVERYWHERE.get(host, host), port), supervisor.after, on_yes, narrator.unmanned()
+            listening[HTTP].family,
+            (EVERYWHERE.get(host, host), port),
+            supervisor.after,
+            on_yes,
+            unmanned=narrator.unmanned(),
+            given_up=NO_ROOM if narrator.waits_for_all else GIVEN_UP,
         )
         try:
             status = supervisor.run()

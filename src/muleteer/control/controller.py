@@ -24,7 +24,7 @@ from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.backend import Backend
 from muleteer.control.beyond import too_many_cores, too_much_memory
-from muleteer.control.fleet import BackendStatistics, Fleet, Leaving
+from muleteer.control.fleet import BackendStatistics, Fleet, Hindrance, Leaving
 from muleteer.control.gateway_link import OnAbort
 from muleteer.control.problems import Problems
 from muleteer.control.publish import Elsewhere, Publisher, PublisherStatistics
@@ -65,8 +65,7 @@ class Controller:
         run_dir: for the snapshot and the gateways' sockets.
         gateways: names of the gateways.
         notice: says one line to the person in the foreground.
-        unservable: told once of a backend that cannot run as declared on this machine as it is, and why; and whether
-            others that go on hold the room it would need.
+        unservable: told once of a backend that cannot run as declared where it is to run, and why.
         problems: where to report what does not work; None: a place of its own.
         server: the settings that this server was started with; None: those declared.
         cookie_key: see Snapshot.
@@ -91,7 +90,7 @@ class Controller:
         cookie_key: str = "",
         awake: Callable[[], Collection[str]] = tuple,
         own_pids: Callable[[], Collection[int]] = tuple,
-        unservable: Callable[[str, str, bool], None] = lambda _backend, _why, _crowded: None,
+        unservable: Callable[[str, Hindrance], None] = lambda _backend, _hindrance: None,
     ) -> None:
         self.declared = Declared()
         self._engine = engine
@@ -294,12 +293,12 @@ class Controller:
         self._unkept = set(unkept)
 
     def _tell_unservable(self, fleet: Fleet) -> None:
-        why = fleet.crowded or fleet.unservable()
-        if why is None:
+        hindrance = fleet.hindrance(elsewhere=self._server.engine != "local")
+        if hindrance is None:
             self._told_unservable.discard(fleet.name)
         elif fleet.name not in self._told_unservable:
             self._told_unservable.add(fleet.name)
-            self._unservable(fleet.name, why, fleet.crowded is not None)
+            self._unservable(fleet.name, hindrance)
 
     def _demanded(self, names: list[str]) -> None:
         """Calls came for backends that no replica serves."""

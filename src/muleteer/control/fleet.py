@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -36,6 +37,14 @@ class Observed(msgspec.Struct):
     status: ReplicaStatus
     since_s: float
     rss_bytes: int | None = None
+
+
+class Hindrance(NamedTuple):
+    """Why a backend does not run as declared, in a sentence and a word. `crowded`: others hold its room, and go on."""
+
+    text: str
+    reason: str = "no_room"
+    crowded: bool = False
 
 
 class Leaving(msgspec.Struct):
@@ -209,6 +218,20 @@ class Fleet:
     def unservable(self) -> str | None:
         """Why nothing of it can run on this machine as it is; None if something may, or does."""
         return (self.unfit or self.crowded) if not self._staying() else None
+
+    def hindrance(self, *, elsewhere: bool) -> Hindrance | None:
+        """What the person who started us is to hear; None if there is nothing. `elsewhere`: replicas are no processes
+        of the supervisor, which would tell of those that do not start.
+        """
+        if self.crowded is not None:
+            return Hindrance(self.crowded, crowded=True)
+        unfit, staying = self.unservable(), self._staying()
+        if unfit is not None:
+            return Hindrance(unfit)
+        last_exit = failed_start(seen.status for seen in staying) if elsewhere else None
+        if last_exit is None or any(seen.status.state != "failed" for seen in staying):
+            return None
+        return Hindrance(in_words(last_exit), last_exit.reason)
 
     def count(self) -> int:
         """Replicas that stay and may serve."""

@@ -22,7 +22,7 @@ from muleteer.control.change import UnobservedError
 from muleteer.control.commands import Commands
 from muleteer.control.controller import Controller
 from muleteer.control.declaration import Declaration
-from muleteer.control.fleet import failed_for_good
+from muleteer.control.fleet import Hindrance, failed_for_good
 from muleteer.control.proc import age_s
 from muleteer.control.publish import Elsewhere
 from muleteer.control.rolling import Rolling
@@ -230,8 +230,8 @@ class ControlProcess:
     def _notice(self, text: str) -> None:
         self._channel.send({"type": "notice", "text": text})
 
-    def _unservable(self, backend: str, why: str, crowded: bool) -> None:
-        self._channel.send({"type": "notice", "text": why, "unservable": backend, "crowded": crowded})
+    def _unservable(self, backend: str, hindrance: Hindrance) -> None:
+        self._channel.send({"type": "notice", "unservable": backend, **hindrance._asdict()})
 
     def _receive(self, message: dict[str, Any]) -> None:
         self._engine.receive(message)

@@ -63,13 +63,15 @@ class Stopped(msgspec.Struct, frozen=True):
 
 class Notice(msgspec.Struct, frozen=True):
     """A line from process `id` (or from the supervisor, id "supervisor") for the person. `unservable`: the backend that
-    cannot run as declared on this machine as it is; then `text` says why. `crowded`: because others hold the room.
+    cannot run as declared where it is to run; then `text` says why, and `reason` in a word. `crowded`: because others
+    hold the room.
     """
 
     id: str
     text: str
     unservable: str = ""
     crowded: bool = False
+    reason: str = ""
 
 
 class Output(msgspec.Struct, frozen=True):

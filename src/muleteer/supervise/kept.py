@@ -320,7 +320,8 @@ class KeptProcess:
                 child.said = (message.reason, message.message)
                 self._later(LEAVE_S, child.kill)
             elif isinstance(message, messages.Notice):
-                self._around.emit(events.Notice(self.spec.id, message.text, message.unservable, message.crowded))
+                told = (message.text, message.unservable, message.crowded, message.reason)
+                self._around.emit(events.Notice(self.spec.id, *told))
             else:
                 self._around.on_request(self, message)
         except WireError as error:

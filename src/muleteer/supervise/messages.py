@@ -49,12 +49,13 @@ class Abort(msgspec.Struct, frozen=True, tag_field="type", tag="abort"):
 
 class Notice(msgspec.Struct, frozen=True, tag_field="type", tag="notice"):
     """A line for the person in the foreground. `unservable`: the backend that cannot run here as declared; the text
-    says why. `crowded`: because others hold the room, which go on.
+    says why, and `reason` in a word. `crowded`: because others hold the room, which go on.
     """
 
     text: str
     unservable: str = ""
     crowded: bool = False
+    reason: str = ""
 
 
 class Ensure(msgspec.Struct, frozen=True, tag_field="type", tag="ensure"):
