@@ -10,7 +10,6 @@ import pytest
 from tests.ray.cluster import BridgeProcess
 from tests.ray.test_states import request, watched
 
-
 JOINED_S = 110.0
 """Ray's own server for a client sometimes does not come up within its 30 s: then it is joined once more."""
 
