@@ -283,7 +283,8 @@ def test_of_two_that_fit_alone_and_not_together_the_second_is_told_and_starts_on
         assert ask(server, "/first", {})[:2] == (200, "ok")
         assert server.command("apply", "alone.yaml").returncode == 0
         wait_until(lambda: ask(server, "/large", {})[:2] == (200, "ok"), "it starts by itself", seconds=20)
-        assert (row(server, "large")["state"], row(server, "large")["reason"]) == ("ready", None)
+        wait_until(lambda: row(server, "large")["state"] == "ready", "the controller hears of it, too")
+        assert row(server, "large")["reason"] is None
 
 
 def test_as_many_of_four_replicas_as_have_room_serve_and_the_rest_is_told(folder) -> None:
