@@ -8,7 +8,9 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import measure, wrk
 from bench.models import Vectorised
@@ -18,7 +20,16 @@ from bench.server import Server
 
 SIZES = (16, 64, 256, 512, 1024)
 CONNECTIONS = 2048  # four full batches: one runs, one stands behind it, one waits, the answers of one are on their way
+RAMP_S = 1  # the first answers come after a batch, and the last batch is never answered: neither is measured
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Steady(NamedTuple):
+    """What a backend did between two looks: answers/s, and by role CPU in µs an answer. `failed`: of the whole run."""
+
+    rate: float
+    cpu_us: dict[str, float]
+    failed: int
 
 
 def section(folder: Path, dice: random.Random, *, rounds: int, seconds: int) -> Section:
@@ -26,17 +37,16 @@ def section(folder: Path, dice: random.Random, *, rounds: int, seconds: int) -> 
     found = Section(
         "Batches",
         f"numpy, two layers of {Vectorised.width}, one replica, one thread; wrk with {CONNECTIONS} connections, beside "
-        "a process that calls predict_batch in a loop, at the best of the sizes "
-        f"{', '.join(str(size) for size in SIZES)}; they take turns.",
+        f"a process that calls predict_batch in a loop for {seconds} s, at the best of the sizes "
+        f"{', '.join(str(size) for size in SIZES)}; they take turns. Served: "
+        f"{3 * seconds} s in the middle of a run, by what the gateway counts.",
     )
     bare: dict[int, list[float]] = {size: [] for size in SIZES}
     bare_cpu: dict[int, list[float]] = {size: [] for size in SIZES}
-    served: list[wrk.Figures] = []
-    cpu: dict[str, list[float]] = {"gateway": [], "replica": []}
+    served: list[Steady] = []
     target = f"{MODELS}:Vectorised"
     with Server(folder, target, "--route", "/predict", env=ONE_THREAD) as server:
         url = f"http://127.0.0.1:{server.port}/predict"
-        pids = {role: server.pids(role) for role in cpu}
         wrk.run(url, connections=CONNECTIONS, seconds=2)
         alone = [wrk.run(url, connections=1, seconds=1) for _ in range(rounds)]
         before_all = server.statistics()["backends"]["Vectorised"]["batches"]
@@ -47,14 +57,11 @@ def section(folder: Path, dice: random.Random, *, rounds: int, seconds: int) -> 
                     bare[size].append(rate)
                     bare_cpu[size].append(cpu_us)
                     continue
-                before = {role: measure.cpu_s(pids[role]) for role in pids}
-                served.append(wrk.run(url, connections=CONNECTIONS, seconds=seconds))
-                for role, start in before.items():
-                    cpu[role].append(1e6 * (measure.cpu_s(pids[role]) - start) / max(1, served[-1].requests))
+                served.append(_steady(server, url, 3 * seconds))
         batches = server.statistics()["backends"]["Vectorised"]["batches"]
     with Server(folder, target, "--route", "/predict", "--batch", "off", env=ONE_THREAD) as server:
         url = f"http://127.0.0.1:{server.port}/predict"
-        single = [wrk.run(url, connections=CONNECTIONS, seconds=seconds) for _ in range(rounds)]
+        single = [_steady(server, url, seconds) for _ in range(rounds)]
     best = max(SIZES, key=lambda size: median(bare[size]))
     for size in SIZES:
         found.add(of(f"bare loop, {size} at once", "items/s", bare[size]))
@@ -69,8 +76,8 @@ def section(folder: Path, dice: random.Random, *, rounds: int, seconds: int) -> 
         ),
         of("served one by one (--batch off)", "items/s", [figures.rate for figures in single]),
         of("answers other than 200", "", [float(figures.failed) for figures in served], target=0),
-        of("CPU of the gateway", "µs an item", cpu["gateway"]),
-        of("CPU of the replica", "µs an item", cpu["replica"]),
+        of("CPU of the gateway", "µs an item", [figures.cpu_us["gateway"] for figures in served]),
+        of("CPU of the replica", "µs an item", [figures.cpu_us["replica"] for figures in served]),
         of(f"CPU of the bare loop, {best} at once", "µs an item", bare_cpu[best]),
         Figure(
             "mean size of a batch",
@@ -81,6 +88,26 @@ def section(folder: Path, dice: random.Random, *, rounds: int, seconds: int) -> 
         of("p50 at one connection", "µs", [figures.p50_us for figures in alone]),
     )
     return found
+
+
+def _steady(server: Server, url: str, seconds: int) -> Steady:
+    """In the middle of a run of wrk."""
+    pids = {role: server.pids(role) for role in ("gateway", "replica")}
+
+    def look() -> tuple[float, int, dict[str, float]]:
+        answered = server.statistics()["backends"]["Vectorised"]["calls"]["answered"]
+        return time.perf_counter(), answered, {role: measure.cpu_s(pids[role]) for role in pids}
+
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(wrk.run, url, connections=CONNECTIONS, seconds=seconds + 2 * RAMP_S)
+        time.sleep(RAMP_S)
+        begun, before, cpu_before = look()
+        time.sleep(seconds)
+        ended, after, cpu_after = look()
+        failed = load.result().failed
+    items = max(1, after - before)
+    cpu_us = {role: 1e6 * (cpu_after[role] - cpu_before[role]) / items for role in pids}
+    return Steady((after - before) / (ended - begun), cpu_us, failed)
 
 
 def loop(size: int, seconds: int) -> tuple[float, float]:
