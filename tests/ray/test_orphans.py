@@ -102,7 +102,7 @@ def test_what_a_server_has_not_found_again_ends_with_it_all_the_same(cluster, tm
             bridge.wait_ready()
             bridge.process.terminate()  # it has only begun to join the cluster
             assert bridge.process.wait(30) == 0
-        assert not alive(model)
+        wait_until(lambda: not alive(model), "the model ends", seconds=10)
         wait_until(lambda: not alive(actor), "the actor ends", seconds=10)
     finally:
         bridge.close()

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from bench.server import wait_until
 from tests.ray.served import RayRig, assert_all_answered
 
-NAMES = """
-import ray
+ASK = """
+import json, ray
 ray.init(address="auto", log_to_driver=False)
-print(*sorted(row["name"].rpartition("/")[2] for row in ray.util.list_named_actors(all_namespaces=True)))
+names = sorted(row["name"].rpartition("/")[2] for row in ray.util.list_named_actors(all_namespaces=True))
+print(json.dumps([names, ray.cluster_resources()["CPU"] - ray.available_resources().get("CPU", 0.0)]))
 """
+
+
+def held(cluster):
+    """What the cluster itself knows: the names of its actors, and how many CPUs they hold."""
+    there = subprocess.run(
+        [sys.executable, "-c", ASK],
+        env={**cluster.environment, "RAY_ADDRESS": cluster.address},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert there.returncode == 0, there.stderr
+    names, cpus = json.loads(there.stdout)
+    return names, cpus
 
 
 @pytest.fixture
@@ -38,14 +55,8 @@ def test_what_has_no_place_waits_and_is_taken_back(rig, cluster):
     assert rig.command("scale", "Mule", "1", "--no-wait").returncode == 0
     rig.wait_rows(lambda rows: states(rows) == ["ready"], "one is left", 30)
     assert_all_answered(load)
-    there = subprocess.run(
-        [sys.executable, "-c", NAMES],
-        env={**cluster.environment, "RAY_ADDRESS": cluster.address},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert there.stdout.split() == list(rig.rows()), there.stderr
+    left = list(rig.rows())
+    wait_until(lambda: held(cluster) == (left, 3.0), "no wish is left behind", seconds=30)
 
 
 LARGER = """
@@ -57,6 +68,7 @@ endpoints:
 
 
 def test_on_a_full_cluster_the_old_ones_make_way_for_more_and_smaller_ones(cluster, tmp_path):
+    wait_until(lambda: held(cluster) == ([], 0.0), "the server before has left nothing", seconds=60)
     with RayRig(cluster, tmp_path, "--cpus", "8", replicas=2) as rig:
         rig.wait_replicas(seconds=60)
         log = rig.run_dir / "logs" / "supervisor.log"

@@ -31,6 +31,7 @@ from muleteer.spec.secret import derive
 from muleteer.telemetry.log import log
 
 _JOINING_S = 3.0
+_FIRST_WORD_S = 1.0  # of a controller, to a bridge that is ended as soon as it began
 """More than joining usually takes; then it is said."""
 
 
@@ -101,6 +102,8 @@ class Bridge:
 
     async def _find_in_time(self) -> None:
         """What an earlier life of this server left on the cluster can only be ended once it was found."""
+        with suppress(TimeoutError):  # what the controller wants was perhaps not read yet
+            await asyncio.wait_for(self._opened.wait(), _FIRST_WORD_S)
         if self._adopted.is_set() or not self._instance:
             return
         known, troubled = (asyncio.ensure_future(event.wait()) for event in (self._adopted, self._troubled))
