@@ -168,6 +168,10 @@ class Narrator:
             return False
         self._settled.add(id)
         self._waiting[backend] -= 1
+        return self._nobody_is_awaited
+
+    @property
+    def _nobody_is_awaited(self) -> bool:
         return self.failure is None and all(left <= 0 for left in self._waiting.values())
 
     def _exited(self, event: events.Exited) -> None:
@@ -226,7 +230,7 @@ class Narrator:
             return
         if not self._forgiving:
             self._fail(event.unservable, LastExit(reason=event.reason, message=event.text))
-        elif self.failure is None and all(left <= 0 for left in self._waiting.values()):
+        elif self._nobody_is_awaited:
             self._on_settled()
 
     def _crowded(self, event: events.Notice) -> None:
@@ -238,7 +242,7 @@ class Narrator:
         del self._waiting[name]
         if name not in self._infos:
             self.left_out[name] = event.text
-        if self.failure is None and all(left <= 0 for left in self._waiting.values()):
+        if self._nobody_is_awaited:
             self._on_settled()
 
     def _output(self, event: events.Output) -> None:

@@ -5,7 +5,7 @@ engines, gateways or the other backends.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -100,10 +100,14 @@ def failed_for_good(backend: BackendStatistics) -> str | None:
     staying = [replica.status for replica in backend.replicas if not replica.leaving]
     if not staying and backend.unfit:
         return backend.unfit
-    if not staying or any(status.state != "failed" for status in staying):
+    if not _all_failed(staying):
         return None
     last_exit = failed_start(staying)
     return in_words(last_exit) if last_exit is not None else "its replicas failed"
+
+
+def _all_failed(staying: Sequence[ReplicaStatus]) -> bool:
+    return bool(staying) and all(status.state == "failed" for status in staying)
 
 
 class Fleet:
@@ -225,13 +229,11 @@ class Fleet:
         """
         if self.crowded is not None:
             return Hindrance(self.crowded, crowded=True)
-        unfit, staying = self.unservable(), self._staying()
+        unfit, staying = self.unservable(), [seen.status for seen in self._staying()]
         if unfit is not None:
             return Hindrance(unfit)
-        last_exit = failed_start(seen.status for seen in staying) if elsewhere else None
-        if last_exit is None or any(seen.status.state != "failed" for seen in staying):
-            return None
-        return Hindrance(in_words(last_exit), last_exit.reason)
+        last_exit = failed_start(staying) if elsewhere and _all_failed(staying) else None
+        return None if last_exit is None else Hindrance(in_words(last_exit), last_exit.reason)
 
     def count(self) -> int:
         """Replicas that stay and may serve."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 
 from muleteer.spec.settings import BackendSettings
+from muleteer.supervise.priority import NICE_MAX
 
 OPENMP = "OMP_NUM_THREADS"
 """OpenMP itself: torch, scikit-learn, XGBoost, LightGBM."""
@@ -25,7 +26,6 @@ are settings of a muleteer that the model may start.
 
 NICE = 5
 """Of a backend of weight 1: the front, at 0, comes first."""
-NICE_MAX = 19
 _NICE_STEP = 1.25  # the kernel's: one level less is 1.25 times the time
 
 

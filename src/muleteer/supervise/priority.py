@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _OOM_SCORE_MAX = 1000
-_NICE_MAX = 19
+NICE_MAX = 19
+"""The kernel's: the least time when cores are short."""
 _STARTING = 5  # levels: a third of the time
 
 
@@ -41,7 +42,7 @@ def give_way(nice: int, score: bytes) -> None:
 
 def starting_nice(nice: int) -> int:
     """The level of a session until its process is ready, and `nice` after."""
-    return min(_NICE_MAX, nice + _STARTING)
+    return min(NICE_MAX, nice + _STARTING)
 
 
 def session_gives_way(pid: int, nice: int) -> bool:
