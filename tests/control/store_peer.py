@@ -113,6 +113,32 @@ def count(path, writers, each):
     store.close()
 
 
+def open_at_once(path, rounds, openers):
+    """Processes that open one file in the same moment, a new file each round; prints what each said."""
+    said = []
+    for turn in range(rounds):
+        words, gate = os.pipe(), os.pipe()
+        pids = []
+        for _ in range(openers):
+            pid = os.fork()
+            if pid == 0:
+                os.close(gate[1])
+                os.read(gate[0], 1)  # ends for all of them when the parent closes its end
+                try:
+                    Store.open(path.with_name(f"{turn}.sqlite"), busy_s=60).close()
+                except StateError as error:
+                    os.write(words[1], f"{error}\n".encode())
+                os._exit(0)
+            pids.append(pid)
+        for end in (*gate, words[1]):
+            os.close(end)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        with os.fdopen(words[0]) as lines:
+            said += lines.read().splitlines()
+    print(json.dumps(said))
+
+
 def limited(path, size):
     """Commit until no file may grow any more, then say what is there."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -133,4 +159,5 @@ def limited(path, size):
 
 if __name__ == "__main__":
     verb, path, *numbers = sys.argv[1:]
-    {"kill": kill, "count": count, "limited": limited}[verb](Path(path), *(int(number) for number in numbers))
+    verbs = {"kill": kill, "count": count, "open": open_at_once, "limited": limited}
+    verbs[verb](Path(path), *(int(number) for number in numbers))

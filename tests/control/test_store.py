@@ -148,6 +148,10 @@ def test_writers_at_once_lose_no_update(path):
     assert done == {"codes": [0, 0, 0, 0], "number": 60, "revision": 60}
 
 
+def test_opened_at_once_by_several(path):
+    assert peer("open", path, 100, 8) == []
+
+
 def test_a_writer_that_holds_the_file_is_waited_for_then_named(path):
     store = Store.open(path, busy_s=0.05)
     other = sqlite3.connect(path, isolation_level=None)

@@ -9,6 +9,7 @@ keep beside them.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the tables below, kept as `user_version`. A file of a later version is refused, never guessed at."""
+
+_BUSY_POLL_S = 0.005
 
 _TABLES = """
 CREATE TABLE revisions (
@@ -246,7 +249,7 @@ def _open_writable(path: Path, busy_s: float) -> sqlite3.Connection:
     connection = _connect(f"{path.absolute().as_uri()}?mode=rw", busy_s)
     with ExitStack() as opening, _explained(path):
         opening.callback(connection.close)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _keep_log(connection, busy_s)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
         if _checked_version(connection, path) == 0:
@@ -256,6 +259,22 @@ def _open_writable(path: Path, busy_s: float) -> sqlite3.Connection:
         connection.execute("COMMIT")
         opening.pop_all()  # it is sound: leave it open
     return connection
+
+
+def _keep_log(connection: sqlite3.Connection, busy_s: float) -> None:
+    """Write-ahead logging. Where two do this to a new file at once, SQLite refuses one without waiting: wait here."""
+    import sqlite3
+
+    give_up = time.monotonic() + busy_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(_BUSY_POLL_S)
+        else:
+            return
 
 
 def _open_read_only(path: Path, reason: StateError) -> sqlite3.Connection:
