@@ -98,7 +98,8 @@ def test_from_text_to_the_right_endpoint(tmp_path):
         )
         assert done.stderr == ""
         assert done.stdout.splitlines() == [f"{language}\t{expected}" for language, _, expected in chosen]
-        assert len(server.pids("replica")) == 4
+        awake = {b["name"]: b["sizing"]["reason"] for b in server.status()["backends"] if b["replicas"]}
+        assert set(awake) == {"router", "te", "sr", "en-pt"}, awake
 
 
 def test_a_refusal_is_told_in_the_servers_words():
