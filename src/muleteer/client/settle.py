@@ -59,13 +59,23 @@ def unsettled(status: dict[str, Any], touched: Collection[str]) -> list[str]:
             continue
         reason = start_failure(backend)
         if reason is not None:
-            serving = any(replica["state"] == "ready" for replica in backend["replicas"])
-            more = ", and the old version goes on serving" if serving else ""
-            raise StartFailed(f"{backend['name']} does not start{more}: {reason}", backend["name"])
+            raise StartFailed(f"{_still_serving(backend)}: {reason}", backend["name"])
         if not backend["settled"]:
             waiting.append(backend["name"])
     waiting += [name for name, gateway in status["gateways"].items() if gateway["revision"] != status["snapshot"]]
     return waiting
+
+
+def _still_serving(backend: dict[str, Any]) -> str:
+    """What a backend does of which a replica cannot start."""
+    name, wanted = backend["name"], backend["wanted"]
+    ready = [replica["generation"] for replica in backend["replicas"] if replica["state"] == "ready"]
+    current = ready.count(backend["generation"])
+    older = current < len(ready)
+    if current:
+        beside = ", beside the old version" if older else ""
+        return f"{name} serves with {current} of {wanted} replicas{beside}, and no more start"
+    return f"{name} does not start" + (", and the old version goes on serving" if older else "")
 
 
 def _short(backend: dict[str, Any], touched: Collection[str]) -> bool:
