@@ -36,6 +36,12 @@ subprocess.Popen([sys.executable, "-c", "while True: pass"])
 print("up", flush=True)
 time.sleep(60)
 """
+COUNTS = """
+import sys, time
+print("up", flush=True)
+for line in sys.stdin:
+    print(time.process_time(), flush=True)
+"""
 
 
 @contextmanager
@@ -185,3 +191,20 @@ def test_our_own_processes_are_part_of_a_declared_budget() -> None:
 
 def test_devices_are_budgeted() -> None:
     assert budget_of(Capacity(2, None, ("0", "1")), 0).gpus == 2
+
+
+def test_cpu_is_known_as_finely_as_the_process_knows_it_itself() -> None:
+    def own(counter: subprocess.Popen[str]) -> float:
+        print("how much?", file=counter.stdin, flush=True)
+        return float(counter.stdout.readline())
+
+    with process(COUNTS) as counter:
+        before_s = own(counter)
+        cpu_s, _ = cpu((counter.pid,))
+        assert before_s <= cpu_s <= own(counter)
+
+
+def test_a_process_that_is_gone_has_no_cpu() -> None:
+    with process(COUNTS) as counter:
+        assert cpu((counter.pid,))[0] > 0
+    assert cpu((counter.pid,)) == (0.0, 0.0)

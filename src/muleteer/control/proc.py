@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import msgspec
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NS_PER_S = 1e9
+CPU_STEP_S = 1 / _TICKS_PER_S
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -19,7 +21,8 @@ class Usage(msgspec.Struct, frozen=True):
     Attributes:
         pss_bytes: memory, what is shared with others divided by how many share it; RSS where that may not be read.
         rss_bytes: resident memory, shared or not.
-        cpu_s: CPU seconds since they started, of children that ended too.
+        cpu_s: CPU seconds since they started, of children that ended too: those in steps of CPU_STEP_S, and all where
+            the system keeps no finer account for others to read (gVisor).
         cpu_wait_s: seconds that their threads of now were runnable without a core. Falls when a thread ends.
     """
 
@@ -60,13 +63,15 @@ def memory(pids: tuple[int, ...]) -> tuple[int, int]:
 
 def cpu(pids: tuple[int, ...]) -> tuple[float, float]:
     """CPU seconds, and seconds of waiting for a core, added up."""
-    ticks = wait_ns = 0
+    used_s, wait_ns = 0.0, 0
     for pid in pids:
-        ticks += sum(map(int, _stat(pid)[11:15]))  # utime, stime, cutime, cstime
+        ticks = [int(word) for word in _stat(pid)[11:15]]  # utime, stime, cutime, cstime
+        own_s = _clock_s(pid)
+        used_s += sum(ticks) * CPU_STEP_S if own_s is None else own_s + sum(ticks[2:]) * CPU_STEP_S
         for task in _tasks(pid):
             words = _words(f"/proc/{pid}/task/{task}/schedstat")  # time on a core, time waiting for one, slices
             wait_ns += int(words[1]) if len(words) > 1 else 0
-    return ticks / _TICKS_PER_S, wait_ns / _NS_PER_S
+    return used_s, wait_ns / _NS_PER_S
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -79,6 +84,15 @@ def age_s(pid: int) -> float | None:
     """Seconds since the process started; None if there is no such process. Not touched by jumps of the clock."""
     stat, uptime = _stat(pid), _words("/proc/uptime")
     return max(0.0, float(uptime[0]) - int(stat[19]) / _TICKS_PER_S) if stat and uptime else None
+
+
+def _clock_s(pid: int) -> float | None:
+    """CPU seconds by the clock of the process (clock_getcpuclockid(3), which Python has for threads only), to the
+    nanosecond; None if it may not be read.
+    """
+    with suppress(OSError):
+        return time.clock_gettime(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of posix-timers.h
+    return None
 
 
 def _proportional_bytes(pid: int, otherwise: int) -> int:
