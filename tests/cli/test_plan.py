@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from muleteer.cli.plan_text import show_measured
 from muleteer.spec.file import load_file
+from muleteer.trial.measure import Alone, Beside, Measured
 from tests.cli.command import MULETEER, environment
 
 MODELS = """\
@@ -106,6 +108,35 @@ def test_a_model_is_measured_and_answered_for(plan):
     assert answer["p50_s"] <= answer["p99_s"] <= 0.2
     assert answer["problems"] == []
     assert 0 < found["question"]["cores"] <= len(os.sched_getaffinity(0))
+
+
+def test_the_cpu_of_a_few_short_calls_is_measured(plan):
+    found = json.loads(plan("Sleeps", "--rate", "20", "--seconds", "0.01", "--json").stdout)["measured"]
+    assert found["calls"] < 10
+    assert found["cpu_s"] > 0
+    assert found["two_at_once"]["cpu"] > 0
+
+
+@pytest.mark.parametrize(
+    ("mean_s", "cpu_s", "shown"),
+    [
+        (0.01, 226e-6, "226us a call: 2.3 % of it"),
+        (0.01, 8e-3, "8ms a call: 80 % of it"),
+        (0.01, 20e-6, "20us a call: 0.2 % of it"),
+        (10.0, 20e-6, "20us a call: less than 0.01 % of it"),
+        (0.01, 0.0, "less than 1ms a call, which is the least that this system can tell of 10 calls"),
+    ],
+)
+def test_no_cpu_is_shown_as_nothing(capsys, mean_s, cpu_s, shown):
+    alone = Alone((mean_s,) * 10, mean_s, 0.01, cpu_s, 0.0, 1 / mean_s)
+    measured = Measured(
+        startup_s=(0.1, 0.1), first_bytes=1, next_bytes=1, concurrency=1, alone=alone, beside=Beside(2.0, 1.02, 1.0)
+    )
+    show_measured(measured)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert f"cpu         {shown}" in lines
+    more = ", 1.02 times the CPU of a call" if cpu_s else ""
+    assert f"two at once 2.00 times the calls/s of one{more}" in lines
 
 
 def test_the_whole_text(plan):

@@ -9,6 +9,7 @@ import msgspec
 
 from muleteer.cli.output import harmless, say
 from muleteer.control.capacity_plan import GATEWAY_RATE, CapacityPlan, Question
+from muleteer.control.proc import CPU_STEP_S
 from muleteer.control.queueing import Service
 from muleteer.control.sizing import QUANTILE
 from muleteer.spec.units import format_bytes, format_number, format_rate, format_rough, format_seconds
@@ -34,7 +35,7 @@ def show_measured(measured: Measured) -> None:
         f"{seconds(alone.mean_s)} mean ({doubt}, {len(alone.services):,} calls), p99 "
         f"{seconds(service.quantile(QUANTILE))}, variation c² {format_rough(service.scv)}",
     )
-    _row("cpu", f"{seconds(alone.cpu_s)} a call: {share_on_core(measured) * 100:.0f} % of it")
+    _row("cpu", _on_core(measured))
     if alone.cpu_wait_s > CONTENDED * alone.mean_s:
         _row(
             "",
@@ -49,7 +50,19 @@ def show_measured(measured: Measured) -> None:
         curve = measured.curve
         line = f"n take {seconds(curve.base_s)} + n · {seconds(curve.item_s)}"
         _row("batches", f"{', '.join(few)}; {line}")
-    _row("two at once", f"{beside.rate:.2f} times the calls/s of one, {beside.cpu:.2f} times the CPU of a call")
+    more = f", {beside.cpu:.2f} times the CPU of a call" if alone.cpu_s else ""
+    _row("two at once", f"{beside.rate:.2f} times the calls/s of one{more}")
+
+
+def _on_core(measured: Measured) -> str:
+    """What a call costs; never nothing, which no call costs."""
+    alone = measured.alone
+    if not alone.cpu_s:
+        calls = len(alone.services)
+        least = f"less than {seconds(CPU_STEP_S / calls)} a call"
+        return f"{least}, which is the least that this system can tell of {calls:,} calls"
+    share = format_rough(share_on_core(measured) * 100)
+    return f"{seconds(alone.cpu_s)} a call: {'less than 0.01' if share == '0' else share} % of it"
 
 
 def share_on_core(measured: Measured) -> float:
@@ -93,7 +106,7 @@ def as_json(question: Question, measured: Measured, found: CapacityPlan, yaml: s
                 "calls": len(alone.services),
                 **_service(service),
                 "error": None if math.isinf(alone.error) else alone.error,
-                "cpu_s": alone.cpu_s,
+                "cpu_s": alone.cpu_s or None,
                 "cpu_wait_s": alone.cpu_wait_s,
                 "first_bytes": measured.first_bytes,
                 "next_bytes": measured.next_bytes,

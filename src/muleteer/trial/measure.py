@@ -36,7 +36,7 @@ class Alone(msgspec.Struct, frozen=True):
     Attributes:
         services: seconds of each call that counts, as the gateway would see them.
         mean_s, error: median of the blocks' means, and its uncertainty as a share of it.
-        cpu_s, cpu_wait_s: of a call: on a core, and runnable without one.
+        cpu_s, cpu_wait_s: of a call: on a core (0: less than can be told), and runnable without one.
         rate: calls/s.
     """
 
@@ -135,7 +135,8 @@ def measure_beside(replicas: Sequence[TrialReplica], inputs: Sequence[Unit], sec
     took, calls = time.monotonic() - began, len(answered) + slots * len(replicas)
     cpu_s, _ = watched.each(calls)
     mean_s = middle(blocks_of([each.seconds for each in answered], len(inputs))).value
-    return Beside(calls / took / alone.rate, cpu_s / alone.cpu_s if alone.cpu_s else 1.0, mean_s / alone.mean_s)
+    more_cpu = cpu_s / alone.cpu_s if cpu_s and alone.cpu_s else 1.0
+    return Beside(calls / took / alone.rate, more_cpu, mean_s / alone.mean_s)
 
 
 def measure_batches(
@@ -176,7 +177,8 @@ class _Cpu:
     def each(self, calls: int) -> tuple[float, float]:
         """Seconds a call so far: on a core, and waiting for one."""
         now = self._read()
-        return (now[0] - self._before[0]) / calls, (now[1] - self._before[1]) / calls
+        used_s, waited_s = (max(0.0, after - before) for after, before in zip(now, self._before, strict=True))
+        return used_s / calls, waited_s / calls
 
     def _read(self) -> tuple[float, float]:
         seen = [used for replica in self._replicas if (used := usage(replica.pid)) is not None]
