@@ -11,6 +11,7 @@ from muleteer.control.share import Budget, Claim, shared
 from muleteer.control.sizing import (
     BatchCurve,
     Workload,
+    default_target_s,
     late_share,
     needed,
     one_more,
@@ -156,6 +157,20 @@ def test_silence_is_a_rate_of_nothing():
     assert tracker.forecast(1.0) == (0, 0, 0, 0, 1, 30)
 
 
+def test_a_single_call_after_a_silence_is_no_rate_and_a_second_makes_it_one():
+    tracker = RateTracker()
+    for _ in range(3):
+        tracker.observe(0, 600.0)
+        tracker.observe(1, 0.5)
+        for _ in range(59):
+            assert tracker.forecast(1.0)[:3] == (0, 0, 0)
+            tracker.observe(0, 0.5)
+        tracker.observe(0, 600.0)
+    tracker.observe(1, 0.5)
+    tracker.observe(1, 0.5)
+    assert tracker.forecast(1.0).rate == pytest.approx(2)
+
+
 # over time
 
 NO_BOUND = Room()
@@ -212,6 +227,14 @@ def test_every_bound_is_said():
     assert "of 2 cores" in cores.reason
     assert drive(Sizer(0.01), 20, rate=100)[0].limited_by == "target"
     assert "out of reach" in drive(Sizer(0.01), 20, rate=100)[0].reason
+
+
+def test_a_single_call_of_a_slow_model_wants_no_second_replica():
+    slow = workload(service=Service(((0.3, 1.0),)))
+    sizer = Sizer(default_target_s(slow.service, 30.0), Bounds(0, 4))
+    found = [sizer.step(Observed(1.0, 0.5, 1, 0, 1, ()), slow)]
+    found += [sizer.step(Observed(1.0 + 0.5 * tick, 0.5, 0, 0, 1, ()), slow) for tick in range(1, 10)]
+    assert {sizing.replicas for sizing in found} == {1}
 
 
 def test_the_last_replica_stays_as_long_as_a_start_costs():

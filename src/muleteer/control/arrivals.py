@@ -3,7 +3,8 @@
 The rate is the mean over the longest recent window in which it has not changed (the idea of ADWIN: A. Bifet, R.
 Gavaldà, "Learning from time-changing data with adaptive windowing", SIAM SDM 2007; here with a normal test of
 counts). So a steady rate is averaged over minutes, and a step is seen in the first tick that shows it. A trend is a
-line through the last ticks, believed only where it is significant and explains them better than a step does.
+line through the last ticks, believed only where it is significant and explains them better than a step does. The first
+call after a silence is no rate: it says when the window begins, and only the next one how fast calls come.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 TICKS_KEPT = 60
+CALLS_MIN = 2  # since a silence; one call in the half second of a tick would be 2/s, with its error 6/s
 CHANGE_Z = 3.0  # a false change now and then costs a moment of a wider margin
 TREND_TICKS = 40
 TREND_Z = 2.5
@@ -55,16 +57,20 @@ class _Line(NamedTuple):
 class RateTracker:
     """Counts in, forecasts out. A tick costs O(kept ticks)."""
 
-    __slots__ = ("_ticks", "_window")
+    __slots__ = ("_calls", "_ticks", "_window")
 
     def __init__(self) -> None:
         self._ticks: deque[tuple[float, int]] = deque(maxlen=TICKS_KEPT)  # (length in seconds, calls), newest last
+        self._calls = 0  # since nobody called for as long as ticks are kept
         self._window = 0  # ticks over which the rate is steady
 
     def observe(self, calls: int, seconds: float) -> None:
         """`calls` came in the `seconds` since the last tick."""
         if seconds <= 0:
             return
+        if not any(count for _, count in self._ticks):
+            self._calls = 0
+        self._calls += calls
         self._ticks.append((seconds, calls))
         self._window = self._steady()
 
@@ -74,6 +80,8 @@ class RateTracker:
             return NOTHING
         window = list(self._ticks)[-self._window :]
         length, calls = sum(s for s, _ in window), sum(n for _, n in window)
+        if self._calls < CALLS_MIN:
+            return NOTHING._replace(window_s=length)
         rate, dispersion = calls / length, self._dispersion()
         error = math.sqrt(dispersion * calls) / length
         line = self._trend(dispersion)

@@ -246,7 +246,7 @@ class Sizer:
 
     def _rate_reason(self, forecast: Forecast, rate: float, need: Need, workload: Workload) -> str:
         if not need.replicas:
-            return "0: no calls come"
+            return "0: no calls come, or a single one"
         uneven, change = format_rough(forecast.dispersion), format_rough(abs(forecast.trend))
         trend = f", {'+' if forecast.trend > 0 else '-'}{change}/s per second" if change != "0" else ""
         bursts = f", bursts {uneven} times as uneven as chance" if forecast.dispersion > 1.5 else ""
