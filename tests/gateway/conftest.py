@@ -1,9 +1,12 @@
-"""A gateway without HTTP in front of scripted replicas: real sockets, real frames, no processes."""
+"""A gateway without HTTP in front of scripted replicas: real sockets, real frames, no processes.
+
+Most tests are in the time of an `UnhurriedLoop`, so what they say about deadlines holds on any machine. Those in which no
+time matters run on uvloop, as the gateway does.
+"""
 
 import asyncio
 import itertools
 import tempfile
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,8 +22,11 @@ from muleteer.gateway.exchange import Exchange, Head, Response
 from muleteer.gateway.http.respond import render_error
 from muleteer.spec.snapshot import BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
 from muleteer.testing.scripted_replica import ScriptedReplica
+from tests.gateway.unhurried import LoopClock, UnhurriedLoop
 
 PAYLOAD_MAX = 1024 * 1024
+PATIENCE_S = 40.0
+"""Only ends a test that has failed."""
 
 
 class Request:
@@ -40,6 +46,7 @@ class Request:
     ):
         self.response: Response | None = None
         self.answered_s = 0.0
+        self._now = asyncio.get_running_loop().time
         self.answered = asyncio.Event()
         self.exchange: Exchange | None = None
         self.body = body
@@ -51,7 +58,7 @@ class Request:
             content_length=len(body) if length is None else length,
             request_id=f"r-{next(self.numbers)}",
             client=client,
-            received_s=time.monotonic(),
+            received_s=self._now(),
             respond=self._respond,
         )
         try:
@@ -62,7 +69,7 @@ class Request:
     def _respond(self, response: Response) -> None:
         assert self.response is None, "answered twice"
         self.response = response
-        self.answered_s = time.monotonic()
+        self.answered_s = self._now()
         self.answered.set()
 
     def run(self) -> "Request":
@@ -91,7 +98,7 @@ class Request:
         lines = dict(line.split(": ") for line in self.response.headers.decode().splitlines())
         return int(lines["muleteer-attempts"])
 
-    async def outcome(self, timeout_s: float = 5.0) -> "Request":
+    async def outcome(self, timeout_s: float = PATIENCE_S) -> "Request":
         await asyncio.wait_for(self.answered.wait(), timeout_s)
         return self
 
@@ -109,11 +116,12 @@ class Rig:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self.application = Application(name="gateway-t", payload_max=PAYLOAD_MAX, abort=self._abort)
+        self.now = asyncio.get_running_loop().time
+        self.application = Application(name="gateway-t", payload_max=PAYLOAD_MAX, abort=self._abort, clock=LoopClock())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await self.application.close()
             await self._stack.aclose()
 
@@ -149,10 +157,10 @@ class Rig:
         self.publish(**(route or {}))
         await self.ready()
 
-    async def until(self, condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-        give_up_s = time.monotonic() + timeout_s
+    async def until(self, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
+        give_up_s = self.now() + timeout_s
         while not condition():
-            assert time.monotonic() < give_up_s, "the event did not come"
+            assert self.now() < give_up_s, "the event did not come"
             await asyncio.sleep(0.002)
 
     async def quiet(self) -> None:
@@ -190,16 +198,26 @@ class Rig:
         return self.open(body, **options).run()
 
 
-@pytest.fixture
-def rig():
-    """`rig(test)` runs the coroutine function `test(rig)` with a fresh Rig on uvloop, as in production."""
-
-    def run(test: Callable[[Rig], Coroutine[Any, Any, None]], timeout_s: float = 30.0) -> None:
+def _runs(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Callable[..., None]:
+    def run(test: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
             with tempfile.TemporaryDirectory(prefix="mt-") as directory:  # short: a socket path holds 107 bytes
                 async with Rig(Path(directory)) as rig:
-                    await asyncio.wait_for(test(rig), timeout_s)
+                    await asyncio.wait_for(test(rig), 2 * PATIENCE_S)
 
-        uvloop.run(main())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main())
 
     return run
+
+
+@pytest.fixture
+def rig():
+    """`rig(test)` runs the coroutine function `test(rig)` with a fresh Rig. Time passes only while nothing happens."""
+    return _runs(UnhurriedLoop)
+
+
+@pytest.fixture
+def uvloop_rig():
+    """`rig` on uvloop, as in production: where deadlines, and how long anything takes, play no part."""
+    return _runs(uvloop.new_event_loop)

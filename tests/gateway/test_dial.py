@@ -22,7 +22,7 @@ class Owner:
 
 
 @pytest.mark.parametrize("turns", range(6))
-def test_an_address_that_goes_while_it_is_dialled_leaves_no_link_behind(rig, turns):
+def test_an_address_that_goes_while_it_is_dialled_leaves_no_link_behind(uvloop_rig, turns):
     async def test(rig):
         replica = await rig.replica()
         links, owner = [], Owner()
@@ -44,4 +44,4 @@ def test_an_address_that_goes_while_it_is_dialled_leaves_no_link_behind(rig, tur
         assert owner.ready == ready
         assert not replica.linked
 
-    rig(test)
+    uvloop_rig(test)

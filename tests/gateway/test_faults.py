@@ -1,7 +1,6 @@
 """Each fault of a replica, over real sockets: what the caller gets, what the model saw, what is left behind."""
 
 import asyncio
-import time
 
 import msgspec
 import pytest
@@ -29,7 +28,7 @@ def calls_seen(rig):
     return sum(len(replica.calls) for replica in rig.replicas)
 
 
-def test_an_answer_is_the_models_bytes(rig):
+def test_an_answer_is_the_models_bytes(uvloop_rig):
     async def test(rig):
         await rig.start(1, script=lambda call: Answer(b'{"said":' + call.body + b"}"))
         request = await rig.send(b'"hello"').outcome()
@@ -39,10 +38,10 @@ def test_an_answer_is_the_models_bytes(rig):
         assert 29_000 < rig.replicas[0].calls[0].budget_ms <= 30_000
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_a_call_whose_replica_died_is_run_once_more_elsewhere(rig):
+def test_a_call_whose_replica_died_is_run_once_more_elsewhere(uvloop_rig):
     async def test(rig):
         await rig.start(2, script=once(Die(stay_dead=True)))
         request = await rig.send().outcome()
@@ -52,10 +51,10 @@ def test_a_call_whose_replica_died_is_run_once_more_elsewhere(rig):
         assert rig.aborts == []
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_with_one_replica_it_waits_for_the_next_life(rig):
+def test_with_one_replica_it_waits_for_the_next_life(uvloop_rig):
     async def test(rig):
         await rig.start(1, script=once(Die(stay_dead=True)), route={"expected_s": 0.01})
         request = rig.send()
@@ -67,10 +66,10 @@ def test_with_one_replica_it_waits_for_the_next_life(rig):
         assert (await later.outcome()).attempts == 1
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_after_two_deaths_502_and_then_poison_without_dispatch(rig):
+def test_after_two_deaths_502_and_then_poison_without_dispatch(uvloop_rig):
     async def test(rig):
         await rig.start(3, script=lambda call: Die() if b"kill" in call.body else Answer())
         request = await rig.send(b'"kill"').outcome()
@@ -84,10 +83,10 @@ def test_after_two_deaths_502_and_then_poison_without_dispatch(rig):
         assert (await rig.send(b'"good"').outcome()).status == 200
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_replicas_killed_together_poison_nothing(rig):
+def test_replicas_killed_together_poison_nothing(uvloop_rig):
     """Every client sends the same body, and somebody kills all replicas at once."""
 
     async def test(rig):
@@ -102,10 +101,10 @@ def test_replicas_killed_together_poison_nothing(rig):
         assert rig.backend.poisonous == 0
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_an_answer_absolves_a_body_that_was_struck_once(rig):
+def test_an_answer_absolves_a_body_that_was_struck_once(uvloop_rig):
     async def test(rig):
         await rig.start(2)
         for _ in range(4):  # each time one innocent death, then an answer to the very same body
@@ -119,7 +118,7 @@ def test_an_answer_absolves_a_body_that_was_struck_once(rig):
         assert rig.backend.calls.re_executed == 4
         assert rig.backend.poisonous == 0
 
-    rig(test)
+    uvloop_rig(test)
 
 
 def test_not_idempotent_fails_at_once_and_is_run_once(rig):
@@ -128,7 +127,7 @@ def test_not_idempotent_fails_at_once_and_is_run_once(rig):
         request = rig.send()
         await rig.until(lambda: calls_seen(rig) == 1)
         victim = next(replica for replica in rig.replicas if replica.calls)
-        killed_s = time.monotonic()
+        killed_s = rig.now()
         victim.die()
         await request.outcome()
         assert request.answered_s - killed_s < 2.0, "at once, of the 30 s that it has"
@@ -139,7 +138,7 @@ def test_not_idempotent_fails_at_once_and_is_run_once(rig):
     rig(test)
 
 
-def test_the_retry_budget_bounds_re_execution(rig):
+def test_the_retry_budget_bounds_re_execution(uvloop_rig):
     async def test(rig):
         await rig.start(2, concurrency=8, script=lambda _: Hang())
         requests = [rig.send(b'"%d"' % number) for number in range(16)]
@@ -155,10 +154,10 @@ def test_the_retry_budget_bounds_re_execution(rig):
             await request.outcome()
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_every_byte_of_a_reply_may_be_wrong_and_no_answer_is(rig):
+def test_every_byte_of_a_reply_may_be_wrong_and_no_answer_is(uvloop_rig):
     async def test(rig):
         await rig.start(2, script=lambda _: Answer())
         size = len(encode(FrameType.REPLY, payload=join_payload(b"", b'"000"')))
@@ -175,7 +174,7 @@ def test_every_byte_of_a_reply_may_be_wrong_and_no_answer_is(rig):
             await rig.ready()
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,7 @@ def test_every_byte_of_a_reply_may_be_wrong_and_no_answer_is(rig):
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" * 2, id="not the wire"),
     ],
 )
-def test_a_broken_rule_ends_the_link_and_the_replica(rig, data):
+def test_a_broken_rule_ends_the_link_and_the_replica(uvloop_rig, data):
     async def test(rig):
         await rig.start(1, script=once(Send(data)), route={"idempotent": False})
         pid = rig.replicas[0].pid
@@ -205,10 +204,10 @@ def test_a_broken_rule_ends_the_link_and_the_replica(rig, data):
         assert (await rig.send().outcome()).status == 200
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_a_huge_length_allocates_nothing(rig):
+def test_a_huge_length_allocates_nothing(uvloop_rig):
     async def test(rig):
         import struct
         from zlib import crc32
@@ -219,10 +218,10 @@ def test_a_huge_length_allocates_nothing(rig):
         request = await rig.send().outcome()  # at once: nobody waits for four gigabytes
         assert request.code == "replica_protocol"
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_a_truncated_reply_is_no_answer(rig):
+def test_a_truncated_reply_is_no_answer(uvloop_rig):
     async def test(rig):
         await rig.start(2)
 
@@ -238,10 +237,10 @@ def test_a_truncated_reply_is_no_answer(rig):
         assert rig.backend.calls.re_executed == 1
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_an_impostor_at_the_address_is_not_taken(rig):
+def test_an_impostor_at_the_address_is_not_taken(uvloop_rig):
     async def test(rig):
         await rig.replica(replica="other-1")
         await rig.replica()
@@ -251,7 +250,7 @@ def test_an_impostor_at_the_address_is_not_taken(rig):
         assert (await rig.send().outcome()).status == 200
         assert not rig.replicas[0].calls
 
-    rig(test)
+    uvloop_rig(test)
 
 
 def test_a_hung_call_is_504_and_its_replica_is_reported_once(rig):
@@ -272,7 +271,7 @@ def test_a_hung_call_is_504_and_its_replica_is_reported_once(rig):
         assert len(victim.calls) == 1
         await rig.until(lambda: rig.aborts)
         assert rig.aborts == [(victim.replica, pid[victim.replica], "hung")]
-        assert 0.8 <= time.monotonic() - sent_s < 3.0
+        assert 0.8 <= rig.now() - sent_s < 3.0
         assert rig.backend.replicas[victim.replica].state == "hung"
         await asyncio.sleep(0.4)  # more ticks pass; it is not reported again
         assert len(rig.aborts) == 1
@@ -336,7 +335,7 @@ def test_a_late_reply_is_dropped(rig):
         ("expired_in_queue", 504, "not_started"),
     ],
 )
-def test_what_the_replica_says_is_the_outcome(rig, code, status, execution):
+def test_what_the_replica_says_is_the_outcome(uvloop_rig, code, status, execution):
     async def test(rig):
         await rig.start(1, script=lambda _: Fail(code, 'a "quoted" reason\n', traceback="File secret.py"))
         request = await rig.send().outcome()
@@ -347,10 +346,10 @@ def test_what_the_replica_says_is_the_outcome(rig, code, status, execution):
         assert rig.backend.service.samples == (1 if execution == "completed" else 0)
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_a_call_that_crosses_drain_is_dispatched_elsewhere_uncounted(rig):
+def test_a_call_that_crosses_drain_is_dispatched_elsewhere_uncounted(uvloop_rig):
     async def test(rig):
         await rig.start(2)
         draining = rig.replicas[0]
@@ -363,10 +362,10 @@ def test_a_call_that_crosses_drain_is_dispatched_elsewhere_uncounted(rig):
         assert draining.life == 1
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_a_call_given_back_is_first_in_line_again(rig):
+def test_a_call_given_back_is_first_in_line_again(uvloop_rig):
     async def test(rig):
         await rig.start(1, route={"expected_s": 0.01})
         rig.replicas[0].drain()
@@ -376,7 +375,7 @@ def test_a_call_given_back_is_first_in_line_again(rig):
         first, *lives = rig.replicas[0].calls
         assert (first.body, [call.body for call in lives]) == (b'"0"', [request.body for request in requests])
 
-    rig(test)
+    uvloop_rig(test)
 
 
 def test_a_draining_replica_answers_what_it_has_and_gets_no_more(rig):
@@ -396,7 +395,7 @@ def test_a_draining_replica_answers_what_it_has_and_gets_no_more(rig):
     rig(test)
 
 
-def test_drain_in_the_middle_of_a_call(rig):
+def test_drain_in_the_middle_of_a_call(uvloop_rig):
     async def test(rig):
         await rig.start(1, script=once(Drain()))
         assert (await rig.send().outcome()).attempts == 1
@@ -405,10 +404,10 @@ def test_drain_in_the_middle_of_a_call(rig):
         assert (await rig.send().outcome()).status == 200
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)
 
 
-def test_a_replica_that_gives_every_call_back_ends_in_503(rig):
+def test_a_replica_that_gives_every_call_back_ends_in_503(uvloop_rig):
     async def test(rig):
         await rig.start(1, script=lambda _: Fail("cancelled"))
         request = await rig.send().outcome()
@@ -416,4 +415,4 @@ def test_a_replica_that_gives_every_call_back_ends_in_503(rig):
         assert rig.backend.calls.bounced == 11
         await rig.quiet()
 
-    rig(test)
+    uvloop_rig(test)

@@ -202,8 +202,8 @@ def test_the_one_slot_of_a_shadow_with_traffic_is_lent_for_a_twentieth_of_the_ti
     async def test(shadowed):
         traffic = {"primary": 1.0, "shadow": 0.0000001}
         await shadowed.start(traffic=traffic, shadow=lambda _: Answer(after_s=0.02))
-        began = time.monotonic()
-        while time.monotonic() < began + 1.0:
+        began = shadowed.rig.now()
+        while shadowed.rig.now() < began + 1.0:
             assert (await shadowed.rig.send().outcome()).status == 200
             await shadowed.rig.until(lambda: shadowed.rig.application.quiet)
         assert 1 <= shadowed.counted.sent <= 1 + 1.2 / 0.4
