@@ -14,6 +14,7 @@ from muleteer.engine.ray.place import Node, View, Waiting
 from muleteer.engine.ray.placed import Placed
 
 HERE = Node(id="n1", address="10.0.0.1", alive=True, resources={"CPU": 4.0}, free={"CPU": 0.0})
+THERE = Node(id="n2", address="10.0.0.2", alive=True, resources={"CPU": 4.0}, free={"CPU": 4.0})
 LEFT = msgspec.structs.replace(HERE, alive=False, reason="it vanished")
 
 
@@ -34,9 +35,9 @@ class SilentActor:
     async def kill(self, _handle):
         await self.refuse(Dead("killed"))
 
-    async def tell(self, life, *rows, reborn=False):
+    async def tell(self, life, *rows, node=HERE, reborn=False):
         self._count = getattr(self, "_count", 0) + len(rows)
-        node = {"id": "n1", "address": "10.0.0.1", "reborn": reborn}
+        node = {"id": node.id, "address": node.address, "reborn": reborn}
         told = {"life": life, "count": self._count, "rows": [*rows], "node": node}
         (await self._open()).set_result(msgspec.json.encode(told))
 
@@ -54,6 +55,7 @@ class Told:
         self.actor = actor or SilentActor()
         self.view = View((HERE,))
         self.news = []
+        self.clock = MonotonicClock()
         self._told = asyncio.Event()
         self.placed = Placed(
             "m-1",
@@ -63,7 +65,7 @@ class Told:
             view=lambda: self.view,
             machine="",
             tell=self._tell,
-            clock=MonotonicClock(),
+            clock=self.clock,
             request=ReplicaRequest(id="m-1", backend="m", generation=1, target="m.py:M", base_dir="/"),
         )
 
@@ -146,5 +148,40 @@ def test_a_lost_actor_is_told_once_until_its_node_is_known_to_be_lost():
             told.view = View((HERE,))
             await told.actor.refuse(Unavailable("no answer"))
             await told.until("backoff", "actor_lost")
+
+    asyncio.run(test())
+
+
+def test_a_lost_node_is_told_also_if_the_actor_is_back_before_it_was_seen():
+    async def test():
+        async with serving() as told:
+            told.view = View((HERE, THERE))  # as last seen, while Ray knows better
+            await told.actor.refuse(Unavailable("no answer"))
+            await told.until("backoff", "actor_lost")
+            await told.actor.tell("second", {"state": "ready", "address": "tcp:10.0.0.2:2"}, node=THERE, reborn=True)
+            await told.until("ready", "actor_lost")
+            told.view = View((LEFT, THERE))
+            told.placed.look(told.clock.now())
+            assert (told.now.state, told.reason, told.now.node) == ("ready", "node_lost", "10.0.0.2")
+            assert told.now.last_exit.message == "node 10.0.0.1 left the cluster: it vanished"
+            await told.actor.tell("second")  # nothing new: nothing is told again
+            await told.actor.tell("second")
+            assert (told.now.state, told.reason) == ("ready", "node_lost")
+
+    asyncio.run(test())
+
+
+def test_a_node_that_is_lost_later_was_not_the_cause():
+    async def test():
+        async with serving() as told:
+            told.view = View((HERE, THERE))
+            await told.actor.refuse(Unavailable("its process was killed"))
+            await told.until("backoff", "actor_lost")
+            await told.actor.tell("second", {"state": "ready", "address": "tcp:10.0.0.2:2"}, node=THERE, reborn=True)
+            await told.until("ready", "actor_lost")
+            told.placed.look(told.clock.now())
+            told.view = View((LEFT, THERE))
+            told.placed.look(told.clock.now())
+            assert told.reason == "actor_lost"
 
     asyncio.run(test())

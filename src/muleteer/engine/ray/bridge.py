@@ -31,8 +31,9 @@ from muleteer.spec.secret import derive
 from muleteer.telemetry.log import log
 
 _JOINING_S = 3.0
-_FIRST_WORD_S = 1.0  # of a controller, to a bridge that is ended as soon as it began
 """More than joining usually takes; then it is said."""
+_FIRST_WORD_S = 3.0
+"""Of a controller, to a bridge that is ended as soon as it began."""
 
 
 class Bridge:
@@ -127,15 +128,11 @@ class Bridge:
 
     async def _join(self) -> None:
         where = f"the Ray cluster at {self._cluster.address}"
-        late = asyncio.get_running_loop().call_later(_JOINING_S, self._say_late, f"still joining {where}")
+        late = asyncio.get_running_loop().call_later(_JOINING_S, self._tell_problem, f"still joining {where}")
         try:
             await self._try_to_join(where)
         finally:
             late.cancel()
-
-    def _say_late(self, text: str) -> None:
-        self._say_problem(text)
-        self._troubled.clear()  # it may still come about
 
     async def _try_to_join(self, where: str) -> None:
         while True:
@@ -187,6 +184,7 @@ class Bridge:
 
     async def _look_for_ever(self) -> None:
         while True:
+            begun_s = self._clock.now()
             try:
                 self._view = await self._cluster.view()
                 self._say_problem("")
@@ -195,6 +193,9 @@ class Bridge:
                 raise
             except RayError as error:
                 self._say_problem(f"the head of the Ray cluster does not answer, replicas that live go on: {error}")
+            else:
+                for placed in list(self._table.values()):
+                    placed.look(begun_s)
             self._say_cluster()
             await asyncio.sleep(RAY_LOOK_S)
 
@@ -317,9 +318,13 @@ class Bridge:
             self._add(request.id, request=request)
 
     def _say_problem(self, text: str) -> None:
+        (self._troubled.set if text else self._troubled.clear)()
+        self._tell_problem(text)
+
+    def _tell_problem(self, text: str) -> None:
+        """What is only late has not failed: who waits for the outcome goes on waiting."""
         if text != self._problem:
             self._problem = text
-            (self._troubled.set if text else self._troubled.clear)()
             log("problem", text=text) if text else log("problem over")
             if text:
                 self._notice(text)
@@ -349,6 +354,8 @@ def news_of(before: ReplicaStatus | None, status: ReplicaStatus) -> str | None:
     """One line on a change that a person wants to hear of."""
     if before is not None and (before.state, before.last_exit) == (status.state, status.last_exit):
         return None
+    if before is not None and before.state == status.state == "ready":
+        return None  # only why it was away is better known now
     if status.state == "ready":
         return f"{status.id} ready on node {status.node}"
     if status.state in ("backoff", "failed") and status.last_exit is not None:

@@ -98,6 +98,8 @@ class Placed:
         self._ready_s: float | None = None
         self._observed: ReplicaStatus | None = None  # the last row, whatever was made of it
         self._away = True  # the actor has no place, or does not answer
+        self._lost_on = ""  # the node where it was when it ceased to answer, until it is known whether that was lost
+        self._back_s = 0.0  # when its present life first answered
         self._stopping = False
         self._over = asyncio.Event()
         self._retried = asyncio.Event()
@@ -147,6 +149,23 @@ class Placed:
                 await self._end()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), _AGAIN_S)
+
+    def look(self, begun_s: float) -> None:
+        """There is a view that was asked for at `begun_s`. Ray starts an actor anew as soon as it knows that the node
+        was lost: it may be back before we have seen that, and then this is why all the same.
+        """
+        gone = self._node_lost(self._lost_on)
+        last_exit = self.status.last_exit if self.status is not None else None
+        if gone and last_exit is not None and last_exit.reason in _FOLLOWS_FROM["node_lost"] and not self._stopping:
+            assert self.status is not None
+            status = msgspec.structs.replace(
+                self.status, last_exit=msgspec.structs.replace(last_exit, reason="node_lost", message=gone)
+            )
+            if self._observed is self.status:
+                self._observed = status
+            self._put(status)
+        if gone or (not self._away and begun_s > self._back_s):
+            self._lost_on = ""
 
     async def retry(self) -> None:
         """Start a failed one afresh; any other is left alone."""
@@ -200,6 +219,7 @@ class Placed:
             elif told.node.reborn:
                 self._restarts += 1
             self._life = told.life
+            self._back_s = self._clock.now()
         self._seen = told.count
         self._node = told.node
         for row in told.rows:
@@ -251,6 +271,7 @@ class Placed:
             return
         node = self._view().node(self._node.id)
         if node is not None and node.alive and self._observed is not None and self._observed.state == "ready":
+            self._lost_on = node.id
             self._wait_for("unreachable", f"node {node.address} does not answer")
             return
         asked, view = self._request.settings, self._view()
@@ -263,15 +284,16 @@ class Placed:
 
     def _lost(self, why: str) -> None:
         """The actor does not answer: its process died, or its node."""
-        gone = self._node_lost()
+        self._lost_on = self._node.id
+        gone = self._node_lost(self._lost_on)
         if gone:
             self._wait_for("node_lost", gone)
         else:
             self._wait_for("actor_lost", self._placed(f"its Ray actor does not answer: {why}"))
 
-    def _node_lost(self) -> str:
-        """Words for the loss of the node that had it; empty if it is there, for all that is known."""
-        node = self._view().node(self._node.id)
+    def _node_lost(self, id: str) -> str:
+        """Words for the loss of that node; empty if it is there, for all that is known."""
+        node = self._view().node(id)
         return f"node {node.address} left the cluster: {node.reason}" if node is not None and not node.alive else ""
 
     def _waits_for(self, reason: str) -> bool:
@@ -287,7 +309,10 @@ class Placed:
             if reason in _FOLLOWS_FROM.get(cause, ()):
                 return
             if cause == "node_lost" and reason == "unplaced":
-                reason, message = cause, f"{self._node_lost() or 'its node left the cluster'}; now it {message}"
+                reason, message = (
+                    cause,
+                    f"{self._node_lost(self._node.id) or 'its node left the cluster'}; now it {message}",
+                )
         self._change("backoff", LastExit(reason=reason, message=message, was_ready=was_ready))
 
     async def _begin_again(self, why: Exception) -> None:
