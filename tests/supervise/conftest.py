@@ -110,6 +110,24 @@ class Tree:
         self.process.stderr.close()
 
 
+def abort(started, controller, id, hang):
+    """Abort process `id` as hung, once `hang(pid)` has made it so: (pid, last exit).
+
+    A process that stands still for half a second for want of time is killed before its stacks are out. Not each of
+    three lives does, one after the other.
+    """
+    for _ in range(3):
+        pid = controller.hear("process", id, "ready")["process"]["pid"]
+        hang(pid)
+        controller.say(type="abort", process=id, pid=pid + 1, reason="another life: nothing happens")
+        controller.say(type="abort", process=id, pid=pid, reason="hung")
+        last_exit = started.wait("Exited", id)["last_exit"]
+        assert last_exit["reason"] == "hung"
+        if last_exit["signal"] == "SIGABRT":
+            break
+    return pid, last_exit
+
+
 class Controller:
     """The test in the controller's place: its control channel, bridged by a child (word `bridge`)."""
 
@@ -186,13 +204,14 @@ def controller(place):
 
 @pytest.fixture
 def make():
-    """`child(id, *words, **fields)`, `until` and `alive`, for test modules (which cannot import this one)."""
+    """`child(id, *words, **fields)`, `until`, `alive` and `abort`, for test modules (which cannot import this one)."""
 
     class Make:
         child = staticmethod(child)
         builtins = staticmethod(msgspec.to_builtins)
         until = staticmethod(until)
         alive = staticmethod(alive)
+        abort = staticmethod(abort)
 
     return Make
 

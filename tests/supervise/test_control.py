@@ -72,7 +72,7 @@ def test_a_killed_controller_comes_back_and_adopts(tree, make, controller):
     controller.accept()
     controller.hear("processes")
     controller.hear("process", "m-1", "ready")
-    pids = {event["id"]: event["pid"] for event in started.told() if event["event"] == "Started"}
+    pids = {id: started.wait("Started", id)["pid"] for id in ("controller", "m-1")}
     os.kill(pids["controller"], signal.SIGKILL)
     controller.accept()
     known = {process["id"]: process for process in controller.hear("processes")["processes"]}

@@ -105,11 +105,11 @@ def test_a_child_that_floods_delays_nobody(tree, make):
     for restarts in range(1, 4):
         pid = [e["pid"] for e in started.told() if e["event"] == "Started" and e["id"] == "m-1"][-1]
         os.kill(pid, signal.SIGKILL)
-        started.wait("Started", "m-1", patience_s=5, restarts=restarts)
+        started.wait("Started", "m-1", restarts=restarts)
     log = started.run_dir / "logs" / "flood.log"
     make.until(lambda: log.with_name("flood.log.1").exists(), "the log is rotated")
-    assert log.stat().st_size <= 16 * 1024 * 1024
     assert started.stop() == 0
+    assert log.stat().st_size <= 16 * 1024 * 1024  # asked now: for a moment there is none while it is rotated
 
 
 def test_an_oom_kill_is_told_from_others(tree, make, place):
@@ -128,6 +128,7 @@ def test_an_oom_kill_is_told_from_others(tree, make, place):
 def test_starts_without_descriptors_are_not_held_against_the_program(tree, make, controller):
     started = tree(controller.spec)
     controller.accept()
+    controller.hear("processes")  # what it took to start the controller is closed again
     used = max(int(link.name) for link in Path(f"/proc/{started.process.pid}/fd").iterdir())
     before = resource.prlimit(started.process.pid, resource.RLIMIT_NOFILE, (used + 2, used + 2000))
     controller.say(type="ensure", process=make.builtins(make.child("m-1", "ready", "wait", starts_max=1)))
@@ -135,7 +136,7 @@ def test_starts_without_descriptors_are_not_held_against_the_program(tree, make,
     assert (starved["reason"], "open files" in starved["message"]) == ("spawn_failed", True)
     assert started.wait("Backoff", "m-1")["pause_s"] <= 1.0
     resource.prlimit(started.process.pid, resource.RLIMIT_NOFILE, (min(before[0], used + 2000), used + 2000))
-    started.wait("Ready", "m-1", patience_s=5)
+    started.wait("Ready", "m-1")
 
 
 def test_a_child_inherits_what_is_meant_for_it_and_nothing_else(tree, make, place):

@@ -130,6 +130,7 @@ def test_a_killed_template_comes_back_and_disturbs_no_replica(tree, replica, ask
     started.wait_ready(3)
     pids = ask("m-1")["pid"], ask("m-2")["pid"]
     os.kill(template, signal.SIGKILL)
+    started.wait("Exited", replica.template)
     started.wait("Ready", replica.template)
     assert (ask("m-1")["pid"], ask("m-2")["pid"]) == pids
     os.kill(pids[0], signal.SIGKILL)
@@ -153,11 +154,12 @@ def test_killed_together_they_come_back_together(tree, replica, ask):
 def test_a_hung_replica_is_aborted_with_its_stacks(tree, controller, replica, ask, make):
     started = tree(controller.spec, replica("m-1"))
     controller.accept()
-    pid = controller.hear("process", "m-1", "ready")["process"]["pid"]
-    assert pid == ask("m-1")["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    controller.say(type="abort", process="m-1", pid=pid, reason="hung")
-    exited = started.wait("Exited", "m-1")["last_exit"]
+
+    def hang(pid):
+        assert pid == ask("m-1")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+
+    pid, exited = make.abort(started, controller, "m-1", hang)
     assert (exited["reason"], exited["signal"]) == ("hung", "SIGABRT")
     assert "most recent call first" in exited["log_tail"]
     assert controller.hear("process", "m-1", "ready")["process"]["pid"] != pid

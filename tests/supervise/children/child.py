@@ -51,6 +51,14 @@ def drain(seconds):
     signal.signal(signal.SIGTERM, on_term)
 
 
+def drain_until(path):
+    def on_term(*_):
+        when(path)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, on_term)
+
+
 def deaf():
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError, ValueError):
@@ -134,6 +142,7 @@ WORDS = {
     "close": lambda: control.close(),
     "faulthandler": faulthandler.enable,
     "drain": drain,
+    "drain_until": drain_until,
     "deaf": deaf,
     "spin": spin,
     "endless": endless,
