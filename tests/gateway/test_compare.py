@@ -76,10 +76,10 @@ def test_the_verdict_is_that_of_values(one, other):
 def test_the_work_is_bounded():
     large = b"[" + b",".join([b"1"] * (COMPARE_NODES_MAX + 5)) + b"]"
     assert compare(large, large, 0.0) == "equal"  # the same bytes cost nothing
-    started = time.perf_counter()
+    started_s = time.process_time()
     assert compare(large, large + b" ", 0.0) == "error"
     nested = b"[" + b",".join([b"[" + b",".join([b"1"] * 999) + b"]"] * 200) + b"]"
     assert compare(nested, nested + b" ", 0.0) == "error"
     deep = b"[" * 100_000 + b"]" * 100_000
     assert compare(deep, deep + b" ", 0.0) == "error"
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started_s < 2

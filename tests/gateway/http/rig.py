@@ -18,7 +18,15 @@ from tests.waiting import until
 BODY_MAX = 1000
 HELD_MAX = 100_000
 """Of a body at /scarce that did not announce its size."""
-WAIT_S = 10.0
+WAIT_S = 40.0
+NEVER_S = 30.0
+"""Of a limit that a test is not about. Before `WAIT_S`, so that a client sees what it would do."""
+
+
+def patient(**changes):
+    """Only those named are ever reached, also on a machine that stands still for seconds."""
+    timeouts = ("header_timeout_s", "body_timeout_base_s", "write_stall_s", "keep_alive_s", "linger_s")
+    return HttpBounds(**{"tick_s": 0.01, **dict.fromkeys(timeouts, NEVER_S), **changes})
 
 
 class Ledgered:
@@ -130,7 +138,7 @@ class Served:
 
     def __init__(self, application=None, *, bounds=None, connections_max=500):
         self.application = application or Routes()
-        self._arguments = {"bounds": bounds or HttpBounds(tick_s=0.02), "connections_max": connections_max}
+        self._arguments = {"bounds": bounds or patient(), "connections_max": connections_max}
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.unhandled = []
@@ -198,6 +206,10 @@ class Served:
 
     def connect(self, **options):
         return Client(self.port, **options)
+
+    def connect_and_send(self, data):
+        """The server finds `data` when it accepts, so that no limit can be over before it came."""
+        return self.call(lambda: self.connect().send(data))
 
 
 def check_books(statistics):

@@ -10,20 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from muleteer.gateway.http.bounds import HttpBounds
-from tests.gateway.http.rig import HELD_MAX, Served, chunked, get, post
+from tests.gateway.http.rig import HELD_MAX, NEVER_S, WAIT_S, Served, chunked, get, patient, post
 from tests.waiting import until
 
-NEVER_S = 30.0
 
-
-def bounds(**changes):
-    timeouts = ("header_timeout_s", "body_timeout_base_s", "write_stall_s", "keep_alive_s", "linger_s")
-    return HttpBounds(**{"tick_s": 0.01, **dict.fromkeys(timeouts, NEVER_S), **changes})
-
-
-def within(seconds, longest=3.0):
-    """A context that must take at least `seconds` and not very much longer."""
+def within(seconds):
+    """A context that must take at least `seconds`, and not so long that it was another limit."""
 
     class Timed:
         def __enter__(self):
@@ -31,7 +23,7 @@ def within(seconds, longest=3.0):
 
         def __exit__(self, kind, *_):
             took = time.monotonic() - self.began_s
-            assert kind is not None or seconds - 0.02 <= took < longest, took
+            assert kind is not None or seconds - 0.02 <= took < 0.7 * NEVER_S, took
 
     return Timed()
 
@@ -53,29 +45,34 @@ def drip(client, data, pause_s=0.01):
 
 
 def test_a_slow_head_is_refused():
-    with Served(bounds=bounds(header_timeout_s=0.2)) as served, within(0.2), served.connect() as client:
-        drip(client, get("/echo", "X: " + "y" * 1000))
+    head = get("/echo", "X: " + "y" * 1000)
+    with (
+        Served(bounds=patient(header_timeout_s=0.2)) as served,
+        within(0.2),
+        served.connect_and_send(head[:5]) as client,
+    ):
+        drip(client, head[5:])
         answer = client.read()
         assert (answer.status, answer.code, answer.headers["connection"]) == (408, "request_timeout", "close")
         assert client.read() is None
 
 
 def test_a_silent_connection_is_closed_without_a_word():
-    with Served(bounds=bounds(header_timeout_s=0.2)) as served:
+    with Served(bounds=patient(header_timeout_s=0.2)) as served:
         with within(0.2), served.connect() as client:
             assert client.read() is None
         assert served.statistics.received == 0
 
 
 def test_a_slow_second_head_is_refused_after_the_first_answer():
-    with Served(bounds=bounds(header_timeout_s=0.2)) as served, served.connect() as client:
-        client.send(post("/late", b"1") + b"POST /ec")
+    requests = post("/late", b"1") + b"POST /ec"
+    with Served(bounds=patient(header_timeout_s=0.2)) as served, served.connect_and_send(requests) as client:
         assert [client.read().status, client.read().status] == [200, 408]
 
 
 @pytest.mark.parametrize("request_", [post("/large-body", b"x" * 5000), chunked(b"x" * 5000, path="/large-body")])
 def test_a_slow_body_is_refused(request_):
-    with Served(bounds=bounds(body_timeout_base_s=0.2, body_bytes_per_s_min=10_000)) as served:
+    with Served(bounds=patient(body_timeout_base_s=0.2, body_bytes_per_s_min=10_000)) as served:
         with served.connect() as client:
             with within(0.2):
                 drip(client, request_)
@@ -85,7 +82,7 @@ def test_a_slow_body_is_refused(request_):
 
 
 def test_a_body_that_comes_fast_enough_may_take_longer_than_the_base():
-    limits = bounds(body_timeout_base_s=0.1, body_bytes_per_s_min=1000)
+    limits = patient(body_timeout_base_s=0.1, body_bytes_per_s_min=100)
     with Served(bounds=limits) as served, served.connect() as client:
         request = post("/large-body", b"x" * 2000)
         client.send(request[:1000])
@@ -122,14 +119,14 @@ def test_a_body_that_announced_its_size_does_not_ask():
 
 
 def test_idle_connections_are_closed():
-    with Served(bounds=bounds(keep_alive_s=0.2)) as served, served.connect() as client, within(0.2):
+    with Served(bounds=patient(keep_alive_s=0.2)) as served, served.connect() as client, within(0.2):
         client.send(post()).read()
         assert client.read() is None
 
 
 def test_waiting_for_an_answer_is_not_idle():
-    with Served(bounds=bounds(keep_alive_s=0.05, header_timeout_s=0.05)) as served, served.connect() as client:
-        client.send(post("/hold"))
+    limits = patient(keep_alive_s=0.05, header_timeout_s=0.05)
+    with Served(bounds=limits) as served, served.connect_and_send(post("/hold")) as client:
         exchange = served.held()[0]
         time.sleep(0.2)  # four times the limits
         served.answer(exchange)
@@ -137,30 +134,33 @@ def test_waiting_for_an_answer_is_not_idle():
 
 
 def test_a_client_that_reads_nothing_is_cut_off():
-    with Served(bounds=bounds(write_stall_s=0.3)) as served, served.connect(receive_buffer=4096) as client:
+    with Served(bounds=patient(write_stall_s=0.3)) as served, served.connect(receive_buffer=4096) as client:
         client.send(get("/big?20000000"))
-        until(lambda: served.statistics.connections == 0, "cut off", 5.0)
+        until(lambda: served.statistics.connections == 0, "cut off", 0.7 * NEVER_S)
         assert served.statistics.by_status == {200: 1}
 
 
 def test_a_closing_connection_that_nobody_reads_is_cut_off():
-    with Served(bounds=bounds(write_stall_s=0.3)) as served, served.connect(receive_buffer=4096) as client:
+    with Served(bounds=patient(write_stall_s=0.3)) as served, served.connect(receive_buffer=4096) as client:
         client.send(get("/big?20000000", "Connection: close"))
-        until(lambda: served.statistics.connections == 0, "cut off", 5.0)
+        until(lambda: served.statistics.connections == 0, "cut off", 0.7 * NEVER_S)
 
 
 def test_a_slow_reader_is_served_as_long_as_it_reads():
-    with Served(bounds=bounds(write_stall_s=0.3)) as served, served.connect(receive_buffer=4096) as client:
+    with Served(bounds=patient(write_stall_s=1.0)) as served, served.connect(receive_buffer=4096) as client:
         client.send(get("/big?3000000", "Connection: close"))
+        began_s = time.monotonic()
         got = 0
-        while data := client.socket.recv(60_000):
+        while data := client.socket.recv(2000):
             got += len(data)
-            time.sleep(0.002)  # the pace of the reader under test: many times the stall time in all
+            if time.monotonic() - began_s < 2.5:  # several times the stall time
+                time.sleep(0.004)  # the pace of the reader under test
+        assert time.monotonic() - began_s > 2.5
         assert got > 3_000_000
 
 
 def test_a_client_that_only_sends_does_not_fill_memory():
-    with Served(bounds=bounds()) as served, served.connect(receive_buffer=4096) as client:
+    with Served(bounds=patient()) as served, served.connect(receive_buffer=4096) as client:
         stop = threading.Event()
 
         def flood():
@@ -173,7 +173,7 @@ def test_a_client_that_only_sends_does_not_fill_memory():
 
         thread = threading.Thread(target=flood)
         thread.start()
-        thread.join(5.0)  # ends when the server stops reading
+        thread.join(NEVER_S)  # ends when the server stops reading
         stop.set()
         assert not thread.is_alive()
         connection = next(iter(served.server._connections))
@@ -181,33 +181,38 @@ def test_a_client_that_only_sends_does_not_fill_memory():
 
 
 def test_a_lingering_close_is_bounded_in_time():
-    with Served(bounds=bounds(linger_s=0.2)) as served, served.connect() as client, within(0.2):
+    with Served(bounds=patient(linger_s=0.2)) as served, served.connect() as client, within(0.2):
         assert client.send(b"BAD\r\n\r\n").read().status == 400
         assert client.read() is None  # our side is shut at once
         until(lambda: served.statistics.connections == 0, "closed")
 
 
 def test_a_lingering_close_is_bounded_in_bytes():
-    with Served(bounds=bounds(linger_bytes_max=100_000)) as served, served.connect() as client:
+    with Served(bounds=patient(linger_bytes_max=100_000)) as served, served.connect() as client:
         assert client.send(b"BAD\r\n\r\n").read().status == 400
         client.send_pieces([b"x" * 10_000] * 100)
         until(lambda: served.statistics.connections == 0, "closed")
 
 
 def test_a_refused_body_that_does_not_come_ends_the_connection():
-    with Served(bounds=bounds(linger_s=0.2)) as served, served.connect() as client, within(0.2):
+    with Served(bounds=patient(linger_s=0.2)) as served, served.connect() as client, within(0.2):
         assert client.send(post("/refuse", b"12345")[:-2]).read().status == 503
         assert client.read() is None
 
 
 def test_many_slow_clients_do_not_slow_down_others():
-    with Served(bounds=bounds(header_timeout_s=3.0)) as served:
-        slow = [served.connect().send(get()[:-3]) for _ in range(200)]
-        with served.connect() as client:
-            began_s = time.monotonic()
-            for _ in range(200):
+    with Served(bounds=patient(header_timeout_s=3.0)) as served, served.connect() as client:
+
+        def cost_s():
+            """Processor time of 50 requests: what a machine that is busy with other things adds is not counted."""
+            began_s = time.process_time()
+            for _ in range(50):
                 assert client.send(post()).read().status == 200
-            assert time.monotonic() - began_s < 2.0
+            return time.process_time() - began_s
+
+        alone_s = min(cost_s() for _ in range(4))
+        slow = [served.connect().send(get()[:-3]) for _ in range(200)]
+        assert min(cost_s() for _ in range(4)) < 3 * alone_s
         for client in slow:
             assert client.read().status == 408
             client.socket.close()
@@ -254,7 +259,7 @@ def test_the_cap_is_half_of_the_descriptors_by_default():
 def test_descriptors_run_out_and_come_back():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     hoard = []
-    with Served(bounds=bounds()) as served:
+    with Served(bounds=patient()) as served:
         clients = [served.connect() for _ in range(2)]
         assert clients[0].send(post()).read().status == 200
         # sockets of these clients first: they live in the same process
@@ -266,7 +271,7 @@ def test_descriptors_run_out_and_come_back():
                 while True:
                     hoard.append(os.open("/dev/null", os.O_RDONLY))
             for sock in more:
-                sock.settimeout(5.0)
+                sock.settimeout(WAIT_S)
                 sock.connect(("127.0.0.1", served.port))
             dropped = 0
             for sock in more:  # libuv accepts and drops them
@@ -285,7 +290,7 @@ def test_descriptors_run_out_and_come_back():
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
             for sock in more:
                 sock.close()
-        with within(0.0, 2.0), served.connect() as client:
+        with served.connect() as client:
             assert client.send(post()).read().status == 200
         for client in clients:
             client.socket.close()
@@ -295,7 +300,7 @@ def test_descriptors_run_out_and_come_back():
 
 
 def test_drain_answers_what_has_begun_and_closes_the_rest():
-    with Served(bounds=bounds()) as served:
+    with Served(bounds=patient()) as served:
         idle, busy, half = served.connect(), served.connect(), served.connect()
         assert idle.send(post()).read().status == 200
         busy.send(post("/hold", b"1") + post("/hold", b"2"))
@@ -312,7 +317,7 @@ def test_drain_answers_what_has_begun_and_closes_the_rest():
         assert busy.read() is None
         assert draining.is_alive()
         assert half.send(b"\r\n").read().headers["connection"] == "close"
-        draining.join(5.0)
+        draining.join(WAIT_S)
         assert not draining.is_alive()
         assert served.statistics.connections == 0
         with pytest.raises(ConnectionRefusedError):
@@ -322,12 +327,12 @@ def test_drain_answers_what_has_begun_and_closes_the_rest():
 
 
 def test_drain_of_an_idle_server_returns_at_once():
-    with Served(bounds=bounds()) as served:
+    with Served(bounds=patient()) as served:
         served.call(served.server.drain)
 
 
 def test_closing_drops_everything():
-    with Served(bounds=bounds()) as served:
+    with Served(bounds=patient()) as served:
         client = served.connect()
         client.send(post("/hold"))
         served.held()
