@@ -28,7 +28,7 @@ def supervised(run_dir: Path, *controller: str) -> Iterator[subprocess.Popen[byt
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(40)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

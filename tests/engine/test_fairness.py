@@ -10,10 +10,12 @@ import pytest
 
 from muleteer.control.proc import cpu
 from muleteer.engine.port import ReplicaRequest, ReplicaStatus
+from muleteer.engine.threads import nice
 from muleteer.spec.settings import BackendSettings
 from tests.engine.supervised import run_directory, supervised
 from tests.engine.test_local_supervised import RELAY, RelayedEngine
 from tests.replica.processes import Link
+from tests.waiting import until
 
 BURNS = """
 import time
@@ -23,7 +25,8 @@ class Model:
         while time.monotonic() < end:
             pass
 """
-WINDOW_S = 1.5
+WINDOW_S = 1.3
+"""Of CPU time, all of them together: they may have little of the core beside what else runs on it."""
 
 
 def requests(run_dir: Path, backend: str, replicas: int, weight: float) -> list[ReplicaRequest]:
@@ -60,10 +63,15 @@ async def shares(run_dir: Path, backends: dict[str, tuple[int, float]]) -> dict[
     for link in links:
         link.greet()
     for link in links:
-        link.call({"seconds": 60.0})
-    before = {id: cpu((status.pid,))[0] for id, status in ready.items()}
-    await asyncio.sleep(WINDOW_S)  # the measurement itself
-    used = {id: cpu((status.pid,))[0] - before[id] for id, status in ready.items()}
+        link.call({"seconds": 90.0})
+    pids = {id: status.pid for id, status in ready.items()}
+    levels = {each.id: nice(each.settings) for each in asked}
+    idle = used_by(pids)
+    until(lambda: all(has_its_level(pids[id], level) for id, level in levels.items()), "each session has its level")
+    until(lambda: min(since(idle, pids).values()) > 0.01, "each is at work")
+    before = used_by(pids)
+    until(lambda: sum(since(before, pids).values()) > WINDOW_S, "enough time to share")  # the measurement itself
+    used = since(before, pids)
     for link in links:
         link.close()
     engine.close()
@@ -71,6 +79,20 @@ async def shares(run_dir: Path, backends: dict[str, tuple[int, float]]) -> dict[
         name: sum(used[id] for id, status in ready.items() if status.backend == name) / sum(used.values())
         for name in backends
     }
+
+
+def used_by(pids: dict[str, int]) -> dict[str, float]:
+    return {id: cpu((pid,))[0] for id, pid in pids.items()}
+
+
+def since(before: dict[str, float], pids: dict[str, int]) -> dict[str, float]:
+    return {id: used - before[id] for id, used in used_by(pids).items()}
+
+
+def has_its_level(pid: int, level: int) -> bool:
+    """Whether its session, which gave way while it started, no longer does."""
+    session = Path(f"/proc/{pid}/autogroup")
+    return not session.exists() or session.read_text().endswith(f" nice {level}\n")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +112,7 @@ def test_each_backend_has_its_weighted_share(backends) -> None:
             with supervised(run_dir, str(RELAY), str(run_dir / "relay.sock")) as process:
                 os.sched_setaffinity(0, ours)
                 found = asyncio.run(shares(run_dir, backends))
-                process.kill()  # they are busy for a minute yet; nothing outlives the supervisor
+                process.kill()  # they are busy for a while yet; nothing outlives the supervisor
         finally:
             os.sched_setaffinity(0, ours)
     total = sum(weight for _, weight in backends.values())

@@ -156,7 +156,7 @@ def test_real_replicas_are_told_where_they_are() -> None:
             engine.start(msgspec.structs.replace(each, **base))
         late = engine.start(msgspec.structs.replace(request("d-1", 1), **base))
         assert late.state == "backoff"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async for status in engine.changes():
                 if status.state == "ready" and status.id not in found:
                     found[status.id] = await asyncio.to_thread(ask, status.address)
