@@ -15,12 +15,16 @@ from muleteer.wire.frames import Flag, FrameType, join_payload, split_payload
 from muleteer.wire.lines import LineDecoder
 from tests.waiting import until
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0  # generous: it only ends a test that has failed
 PAYLOAD_MAX = 64 * 1024 * 1024
 
 
 class Link:
-    """The gateway's end of one link, blocking, with every frame kept that arrived."""
+    """The gateway's end of one link, blocking, with every frame kept that arrived.
+
+    Attributes:
+        service_s: of each outcome so far, by id.
+    """
 
     def __init__(self, address, seal=lambda channel: channel):
         channel = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
@@ -29,6 +33,7 @@ class Link:
         self.channel = seal(channel)
         self.connection = Connection(Role.GATEWAY, payload_max=PAYLOAD_MAX)
         self.frames = []
+        self.service_s = {}
         self.ids = 0
 
     def send(self, kind, **fields):
@@ -92,6 +97,7 @@ class Link:
     def outcome(self, id):
         """(value, None) of a REPLY, (None, payload) of an ERROR."""
         frame = self.wait_for(lambda frame: frame.id == id)
+        self.service_s[id] = frame.budget / 1e6
         if frame.type is FrameType.REPLY:
             return json.loads(split_payload(frame.payload)[1]), None
         assert frame.type is FrameType.ERROR

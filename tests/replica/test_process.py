@@ -48,7 +48,7 @@ def test_ready_and_call(start):
     replica = start(ECHO)
     link = Link(replica.address)
     told = link.greet()
-    assert 0 <= told.pop("warm_up_us") < 1_000_000
+    assert 0 <= told.pop("warm_up_us") < 20_000_000
     assert told == {"backend": "m", "replica": "m-0", "pid": replica.pid, "concurrency": 1, "batch": False}
     assert link.ask({"text": "ab", "times": 2}) == ("abab", None)
     assert link.ask("bare") == ("bare", None)
@@ -72,7 +72,7 @@ def told_by(replica):
 @pytest.mark.parametrize("define", ["def", "async def"])
 def test_ready_tells_what_the_example_took(start, define):
     source = f"import time\nclass Model:\n example = 0\n {define} predict(self, n: int): time.sleep(0.03)"
-    assert 30_000 <= told_by(start(source))["warm_up_us"] < 1_000_000
+    assert 30_000 <= told_by(start(source))["warm_up_us"] < 20_000_000  # as ns it would be more
 
 
 def test_without_an_example_nothing_is_told(start):
@@ -172,7 +172,7 @@ def test_service_time_is_that_of_the_method(start):
     link = start("import time\ndef Model(seconds: float):\n    time.sleep(seconds)").link()
     id = link.call({"seconds": 0.05})
     frame = link.wait_for(lambda frame: frame.id == id)
-    assert 50_000 <= frame.budget < 5_000_000
+    assert 50_000 <= frame.budget < 20_000_000  # as ns it would be more
     id = link.call("x")
     assert link.wait_for(lambda frame: frame.id == id).budget == 0
     link.close()
