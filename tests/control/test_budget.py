@@ -337,6 +337,28 @@ def test_gpus_are_counted_and_freed_like_memory() -> None:
     assert "d" in never.refused
 
 
+def test_named_resources_are_counted_and_freed_each_by_itself() -> None:
+    disk, key = {"disk": 1.0}, {"key": 1.0}
+    held = [holds("a", resources=key), holds("b", resources=disk, busy=True), holds("c", resources=disk), holds("x")]
+    demands = [wants("a"), wants("b", 2, resources=disk), wants("c", resources=disk), wants("x")]
+    waits = wants("d", resources={"disk": 1.0, "key": 1.0}, waited_s=1.0)
+    there = Budget(9 * GB, 8, resources={"disk": 2.0, "key": 1.0})
+    found = allocate([*demands, waits], held, there)
+    assert sorted(found.victims) == ["a-1", "c-1"], "and x holds nothing of it, b works"
+    assert found.grants["b"].limited_by == "resource"
+    assert found.grants["b"].reason == "1 of 2 wanted: one more takes 1 disk and 0 are free"
+
+
+def test_a_resource_of_which_there_is_too_little_is_named_and_nobody_is_given_up_for_it() -> None:
+    there = Budget(9 * GB, 8, resources={"disk": 1.0})
+    demands = [wants("a", resources={"disk": 1.0}), wants("b", least=1, resources={"disk": 2.0}, waited_s=1.0)]
+    found = allocate(demands, [holds("a", resources={"disk": 1.0})], there)
+    assert found.victims == ()
+    assert found.refused["b"].reason == "a replica takes 2 disk, and there are 1"
+    none = allocate([wants("b", resources={"disk": 2.0})], [], Budget(9 * GB, 8)).refused["b"]
+    assert none.reason == "a replica takes 2 disk, and there are 0"
+
+
 def test_a_small_one_does_not_overtake_for_ever() -> None:
     """The one that waits longest is asked first, so room that comes free is kept for it."""
     demands = [wants("big", memory_bytes=2 * GB, waited_s=10.0), wants("small", waited_s=0.1)]
@@ -369,19 +391,22 @@ def test_many_machines_by_chance() -> None:
     dice = random.Random(7)
     for _ in range(400):
         budget = machine(dice.choice([2, 4, 8]), dice.choice([1, 4]), dice.choice([0, 2]))
+        budget = msgspec.structs.replace(budget, resources=dice.choice([{}, {"disk": 3.0}]))
         demands, held = [], []
         for name in "abcdefgh"[: dice.randrange(1, 9)]:
             least = dice.randrange(3) if dice.random() < 0.3 else 0
             size = dice.choice([GB // 4, GB, 3 * GB])
             gpus = dice.choice([0.0, 0.0, 0.5, 1.0])
+            disk = dice.choice([{}, {}, {"disk": 1.0}])
             demands.append(
-                wants(name, max(least, dice.randrange(5)), least=least, memory_bytes=size, gpus=gpus,
+                wants(name, max(least, dice.randrange(5)), least=least, memory_bytes=size, gpus=gpus, resources=disk,
                       surge=dice.randrange(2), waited_s=dice.choice([0.0, 1.0]),
                       cores=dice.choice([0.0, 1.0]), weight=dice.choice([1.0, 3.0]), rate=dice.random())
             )  # fmt: skip
             held += [
                 holds(name, n, state=dice.choice(["ready", "ready", "starting", "leaving"]), busy=dice.random() < 0.4,
-                      ready_s=dice.choice([0.0, 99.0]), memory_bytes=size, reserved_bytes=size, gpus=gpus)
+                      ready_s=dice.choice([0.0, 99.0]), memory_bytes=size, reserved_bytes=size, gpus=gpus,
+                      resources=disk)
                 for n in range(dice.randrange(4))
             ]  # fmt: skip
         found = allocate(demands, held, budget)
@@ -394,6 +419,9 @@ def test_many_machines_by_chance() -> None:
         assert new == 0 or used + new <= budget.memory_bytes
         gpus = sum(each.gpus for each in held) + sum(max(0, starts[d.backend]) * d.gpus for d in demands)
         assert all(starts[d.backend] <= 0 for d in demands if d.gpus) or gpus <= budget.gpus + 1e-6
+        disks = sum(bool(each.resources) for each in held)
+        disks += sum(max(0, starts[d.backend]) for d in demands if d.resources)
+        assert all(starts[d.backend] <= 0 for d in demands if d.resources) or disks <= budget.resources.get("disk", 0)
         if used <= budget.memory_bytes:
             least = {d.backend: d.least for d in demands}
             fair_only = [id for id in found.victims if by_id[id].busy]

@@ -1,5 +1,7 @@
 """What is asked of a cluster: its free resources are the budget, and what waits for a place is not asked for twice."""
 
+import json
+
 import pytest
 
 from muleteer.control.allot import Allotter
@@ -10,6 +12,7 @@ from muleteer.control.reconcile import Plan
 from muleteer.control.share import MEMORY_UNBOUND, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
 from muleteer.engine.ray.place import Node, View
+from muleteer.spec.ray_options import parse_ray
 from muleteer.spec.settings import BackendSettings, BackendSpec, Replicas
 from muleteer.supervise.process import LastExit
 
@@ -30,6 +33,15 @@ def test_what_others_hold_is_theirs():
 def test_a_view_that_is_behind_promises_no_more_than_there_is():
     budget = budget_of_cluster(view().capacity(), [Reserved(6.0, 900, 2.0)])
     assert (budget.cores, budget.memory_bytes, budget.gpus) == (8.0, 1000, 2.0)
+
+
+def test_resources_that_are_asked_for_by_name_are_counted_like_the_others():
+    node = Node("1", "10.0.0.1", True, {"CPU": 8.0, "disk": 4.0, "node:10.0.0.1": 1.0}, {"CPU": 8.0, "disk": 1.0})
+    capacity = View((node,)).capacity()
+    ours = [reserved(BackendSettings(ray='{"resources":{"disk":2}}'))]
+    assert ours == [Reserved(1.0, 0, 0.0, {"disk": 2.0})]
+    assert budget_of_cluster(capacity, ours, ["disk", "key"]).resources == {"disk": 3.0, "key": 0.0}
+    assert budget_of_cluster(capacity, [*ours, *ours], ["disk"]).resources == {"disk": 4.0}, "a view that is behind"
 
 
 def test_memory_that_nobody_counts_is_no_bound():
@@ -98,6 +110,47 @@ def test_a_backend_grows_beyond_a_full_cluster_once_and_comes_back():
         observe(number, "ready", node="10.0.0.3")
     observe(7, "gone")
     assert granted(9) == 9, "those that waited have a place: the others may be asked for"
+
+
+def fleet_of(name, resources, *, least=0, state="ready", now=0.0, **more):
+    """One replica that exists, on the only node."""
+    settings = BackendSettings(
+        replicas=Replicas(least, 1), cpus=1.0, ray=parse_ray(json.dumps({"resources": resources}))
+    )
+    fleet = Fleet(name, {})
+    fleet.declare(BackendSpec(name=name, target="m.py:M", base_dir="/", settings=settings))
+    status = ReplicaStatus(id=f"{name}-1", backend=name, generation=1, address="", state=state, **more)
+    fleet.observe(status, now)
+    fleet.wanted = 1
+    return fleet
+
+
+def test_an_idle_replica_makes_way_for_a_resource_that_it_holds():
+    node = Node("1", "10.0.0.1", True, {"CPU": 8.0, "disk": 1.0}, {"CPU": 6.0, "disk": 0.0})
+    fleets = {
+        "idle": fleet_of("idle", {"disk": 1}, node="10.0.0.1"),
+        "other": fleet_of("other", {}, node="10.0.0.1"),
+        "asks": fleet_of("asks", {"disk": 1}, least=1, state="backoff", last_exit=LastExit(reason="unplaced")),
+    }
+    allotter = Allotter(View((node,)).capacity, Autoscaler())
+    found = allotter.allocate(99.0, fleets)
+    assert found.victims == ("idle-1",)
+    assert found.grants["asks"].limited_by == "resource"
+    told = allotter.account(99.0, fleets.values())
+    assert (told.budget.resources, told.used.resources) == ({"disk": 1.0}, {"disk": 1.0})
+    assert told.replicas["asks-1"].resources == {}, "it has no place yet"
+
+
+def test_more_of_a_resource_than_there_is_waits_in_words_and_nobody_makes_way():
+    node = Node("1", "10.0.0.1", True, {"CPU": 8.0, "disk": 1.0}, {"CPU": 6.0, "disk": 0.0})
+    fleets = {
+        "idle": fleet_of("idle", {"disk": 1}, node="10.0.0.1"),
+        "asks": fleet_of("asks", {"disk": 2}, least=1, state="backoff", last_exit=LastExit(reason="unplaced")),
+    }
+    found = Allotter(View((node,)).capacity, Autoscaler()).allocate(99.0, fleets)
+    assert found.victims == ()
+    assert found.grants["asks"].replicas == 1, "asked for all the same: it is what makes a cluster grow"
+    assert "one more takes 2 disk and 0 are free; 1 wait for a place" in found.grants["asks"].reason
 
 
 def test_an_update_on_a_full_cluster_gives_way_instead_of_waiting_for_a_place_that_never_comes():

@@ -100,6 +100,15 @@ def test_capacity_counts_living_nodes():
     assert capacity.gpus == ("10.0.0.0/0", "10.0.0.1/0")
 
 
+def test_capacity_counts_what_nodes_have_by_other_names():
+    nodes = tuple(
+        Node(id=str(n), address="a", alive=True, resources={"CPU": 1, "disk": 2, "object_store_memory": 9}, free=free)
+        for n, free in enumerate(({"disk": 0.5}, {"CPU": 1, "disk": 2}))
+    )
+    capacity = View(nodes).capacity()
+    assert (capacity.resources, capacity.available_resources) == ({"disk": 4}, {"disk": 2.5})
+
+
 @pytest.mark.parametrize("text", ["pack", "[]", '{"placement": "tight"}', '{"nodes": "a"}', '{"resources": {"a": 0}}'])
 def test_options_that_are_none_are_refused(text):
     with pytest.raises(ValueError):

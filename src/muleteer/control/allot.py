@@ -18,6 +18,7 @@ from muleteer.control.fleet import Fleet, Observed
 from muleteer.control.ledger import LEAST, Ledger, Reservation, budget_of
 from muleteer.control.measure import Cpu
 from muleteer.control.meter import Meter
+from muleteer.control.pieces import Pieces
 from muleteer.control.places import (
     SEEN_LATE_S,
     Reserved,
@@ -119,6 +120,7 @@ class Allotter:
             cpus=round(self._meter.cores(each.status.pid or 0), 3),
             gpus=each.status.gpus,
             gpu_part=min(1.0, holding.gpus),
+            resources=holding.resources if each.status.node and not waits_for_place(each.status) else {},
         )
 
     def started(self, fleet: Fleet, replica: str) -> None:
@@ -137,7 +139,8 @@ class Allotter:
             used = sum(usage.pss_bytes for usage in self._usage.values())
             budget = budget_of(capacity, used, self._own_bytes)
         else:
-            budget = budget_of_cluster(capacity, self._placed(fleets.values()))
+            named = {name for each in self._declared_there(fleets.values()) for name in each.resources}
+            budget = budget_of_cluster(capacity, self._placed(fleets.values()), sorted(named))
         self._reserves = capacity.available_cpus is not None
         self.budget = budget
         for fleet in fleets.values():
@@ -178,6 +181,11 @@ class Allotter:
         }
         return msgspec.structs.replace(allocation, refused=refused, crowded=crowded)
 
+    @staticmethod
+    def _declared_there(fleets: Iterable[Fleet]) -> Iterator[Reserved]:
+        """One replica of each backend."""
+        return (reserved(fleet.backend.spec.settings) for fleet in fleets if fleet.backend is not None)
+
     def _placed(self, fleets: Iterable[Fleet]) -> Iterator[Reserved]:
         for fleet in fleets:
             if fleet.backend is not None:
@@ -207,9 +215,11 @@ class Allotter:
         reservation = self._ledger.reservation(key, spec.target, settings.memory, budget)
         measure = self._autoscaler.measure(fleet.name)
         cores = settings.cpus or 0.0 if measure is None else settings.cpus or measure.cores(fleet.present(now).ready)
+        resources: Pieces = {}
         if self._reserves:
             declared = reserved(settings)
             reservation, cores = Reservation(declared.memory_bytes, True), declared.cores
+            resources = declared.resources
         return Demand(
             backend=fleet.name,
             wanted=fleet.wanted,
@@ -220,6 +230,7 @@ class Allotter:
             known=reservation.known,
             cores=cores,
             gpus=settings.gpus,
+            resources=resources,
             weight=settings.weight,
             startup_s=self._autoscaler.startups.foreseen_s(fleet.name, key, now) or UNKNOWN_START_S,
             rate=0.0 if measure is None else measure.frequency(now),
@@ -240,6 +251,7 @@ class Allotter:
             reserved_bytes=self._reserved_bytes(fleet, status.id),
             declared_bytes=(settings.memory or 0) if settings is not None else 0,
             gpus=settings.gpus if settings is not None else 0.0,
+            resources=reserved(settings).resources if settings is not None and self._reserves else {},
             known=status.state == "ready" or status.id not in self._guessed,
             busy=now - used_s < SIZING_TICK_S,
             starting_s=0.0 if status.state == "ready" else state_s,

@@ -2,8 +2,8 @@
 clocks or gateways.
 
 Laws, held by the tests:
-1. What is held and what is set aside for starts never exceeds the memory or the devices. Memory of a replica that
-   leaves is free once it is gone, and until then is kept for whom it was given up.
+1. What is held and what is set aside for starts never exceeds the memory, the devices or the named resources. Memory
+   of a replica that leaves is free once it is gone, and until then is kept for whom it was given up.
 2. No replica that works on a call is given up, nor one within its backend's declared minimum, but for 5.
 3. A replica is given up only for calls that wait, for a declared minimum or for an update; first the least valuable
    idle ones (`warmth`), then those that a backend holds beyond its fair share (`share`), which end their calls first.
@@ -25,6 +25,7 @@ import msgspec
 
 from muleteer.control.claims import SETTLED_S, Demand, Holding, residence_s
 from muleteer.control.crowding import Crowded, crowded_out, kept
+from muleteer.control.pieces import GPU, Pieces, format_pieces, lacking, minus, plus
 from muleteer.control.share import Budget, Claim, Grant, shared
 from muleteer.control.warmth import Resident, victims
 from muleteer.spec.units import format_bytes
@@ -37,6 +38,7 @@ RECENT_S = 5.0
 """A backend counts as used for so long after its last call: what it holds is its fair share then."""
 CORES_OVER = 1.05
 """Measured cores beyond the budget by less than this are noise."""
+_NOTHING: Pieces = {}
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ class Allocation(msgspec.Struct, frozen=True):
 
     Attributes:
         grants: BACKEND → the most replicas it may have now, those that run included, those that leave not: start up to
-            it and no further. `limited_by` is "", "memory", "gpu" or "cpu".
+            it and no further. `limited_by` is "", "memory", "gpu", "resource" or "cpu".
         victims: replicas to drain now, busy ones after their calls; already taken off their backends' grants.
         refused: backends whose calls get 503 `memory`.
         drain_first: backends whose update has no room for a surge: one old replica leaves before a new one starts.
@@ -125,7 +127,11 @@ class _Room(NamedTuple):
 
     wait_s: float
     memory_bytes: int
-    gpus: float
+    pieces: Pieces
+
+
+def _soonest(rooms: Iterable[_Room]) -> list[_Room]:
+    return sorted(rooms, key=lambda room: (room.wait_s, room.memory_bytes))
 
 
 class _Machine:
@@ -140,8 +146,11 @@ class _Machine:
         self._staying = {each.replica: each for each in holdings if each.state != "leaving"}
         self._free = budget.memory_bytes - sum(each.counted_bytes for each in holdings)
         self._coming = sum(each.counted_bytes for each in leaving)
-        self._gpus_free = budget.gpus - sum(each.gpus for each in holdings)
-        self._gpus_coming = sum(each.gpus for each in leaving)
+        self._pieces_free, self._pieces_coming = budget.pieces, _NOTHING
+        for each in holdings:
+            self._pieces_free = minus(self._pieces_free, each.pieces)
+        for each in leaving:
+            self._pieces_coming = plus(self._pieces_coming, each.pieces)
         self._granted = Counter(each.backend for each in self._staying.values())
         self._held: dict[str, tuple[str, str]] = {}  # BACKEND → what limits it, and why
         self._expecting: set[str] = set()  # room is being made for them
@@ -180,7 +189,7 @@ class _Machine:
             limit = self._limit(demand)
             if limit is None:
                 self._free -= demand.memory_bytes
-                self._gpus_free -= demand.gpus
+                self._pieces_free = minus(self._pieces_free, demand.pieces)
                 self._granted[name] += 1
                 continue
             self._held[name] = limit
@@ -220,7 +229,7 @@ class _Machine:
         """Who has nothing and gets nothing soon enough; `line`: all, in their order."""
         found, ahead = {}, 0
         idle = self._soon("")
-        resting = sorted([*idle, *self._resting()])
+        resting = _soonest([*idle, *self._resting()])
         for demand in line:
             name = demand.backend
             soon = resting if 0 < demand.waited_s <= REST_S else idle
@@ -255,13 +264,13 @@ class _Machine:
     def _room_s(self, demand: Demand, ahead_bytes: int, soon: list[_Room]) -> float | None:
         """Seconds until there can be room for `demand`, once those ahead of it have theirs; None: nobody knows."""
         short = demand.memory_bytes + ahead_bytes - self._free - self._coming
-        gpus = demand.gpus - self._gpus_free - self._gpus_coming
-        if short <= 0 and gpus <= 1e-9:
+        there = plus(self._pieces_free, self._pieces_coming)
+        if short <= 0 and not lacking(demand.pieces, there):
             return 0.0
         for room in soon:
             short -= room.memory_bytes
-            gpus -= room.gpus
-            if short <= 0 and gpus <= 1e-9:
+            there = plus(there, room.pieces)
+            if short <= 0 and not lacking(demand.pieces, there):
                 return room.wait_s
         return None
 
@@ -272,21 +281,21 @@ class _Machine:
         measured = []
         for each in self._staying.values():
             if each.state == "starting" and not each.known:  # once it is ready it needs less, most likely
-                measured.append(_Room(self._loads_s(each) + SETTLED_S, each.counted_bytes // 2, 0.0))
+                measured.append(_Room(self._loads_s(each) + SETTLED_S, each.counted_bytes // 2, _NOTHING))
             elif each.state == "starting" and each.backend != asking and not self._within_least(each):
                 found[each.replica] = each
         surplus = {id: _surplus_bytes(each) for id, each in self._staying.items()}
-        settled = (_Room(SETTLED_S - self._staying[id].ready_s, size, 0.0) for id, size in surplus.items() if size)
+        settled = (_Room(SETTLED_S - self._staying[id].ready_s, size, _NOTHING) for id, size in surplus.items() if size)
         ended = (
-            _Room(self._residence_left_s(each), each.counted_bytes - surplus[id], each.gpus)
+            _Room(self._residence_left_s(each), each.counted_bytes - surplus[id], each.pieces)
             for id, each in found.items()
         )
-        return sorted([*measured, *settled, *ended])
+        return _soonest([*measured, *settled, *ended])
 
     def _resting(self) -> list[_Room]:
         """What there could be once those that work on a call, and have no more that wait, are done with it."""
         return [
-            _Room(max(REST_S, self._residence_left_s(each)), each.counted_bytes, each.gpus)
+            _Room(max(REST_S, self._residence_left_s(each)), each.counted_bytes, each.pieces)
             for each in self._staying.values()
             if each.state == "ready"
             and each.busy
@@ -296,8 +305,9 @@ class _Machine:
 
     def _limit(self, demand: Demand) -> tuple[str, str] | None:
         """What keeps one more of it from starting now."""
-        if demand.gpus > self._gpus_free + 1e-9:
-            return "gpu", f"one more takes {demand.gpus:g} GPUs and {max(self._gpus_free, 0.0):g} are free"
+        for name in lacking(demand.pieces, self._pieces_free):
+            takes, left = format_pieces(name, demand.pieces[name]), max(self._pieces_free.get(name, 0.0), 0.0)
+            return "gpu" if name == GPU else "resource", f"one more takes {takes} and {left:g} are free"
         if demand.memory_bytes > self._free:
             size, free = format_bytes(demand.memory_bytes), format_bytes(max(self._free, 0))
             return "memory", f"one more takes {size} and {free} of {format_bytes(self._budget.memory_bytes)} are free"
@@ -316,23 +326,29 @@ class _Machine:
                 self._give_up(holding)
         self._coming -= max(0, demand.memory_bytes - max(self._free, 0))
         self._free = min(self._free, max(0, self._free - demand.memory_bytes))
-        self._gpus_coming -= max(0.0, demand.gpus - max(self._gpus_free, 0.0))
-        self._gpus_free = min(self._gpus_free, max(0.0, self._gpus_free - demand.gpus))
+        taken = {name: min(count, max(0.0, self._pieces_free.get(name, 0.0))) for name, count in demand.pieces.items()}
+        self._pieces_coming = minus(self._pieces_coming, minus(demand.pieces, taken))
+        self._pieces_free = minus(self._pieces_free, taken)
         return True
 
     def _fits(self, demand: Demand) -> bool:
         """Whether one of it would, had it the machine for itself."""
-        return demand.memory_bytes <= self._budget.memory_bytes and demand.gpus <= self._budget.gpus
+        return demand.memory_bytes <= self._budget.memory_bytes and not lacking(demand.pieces, self._budget.pieces)
 
     def _never(self, demand: Demand) -> str:
-        if demand.gpus > self._budget.gpus:
-            return f"a replica takes {demand.gpus:g} GPUs, and there are {self._budget.gpus:g}"
+        for name in lacking(demand.pieces, self._budget.pieces):
+            there = self._budget.pieces.get(name, 0.0)
+            return f"a replica takes {format_pieces(name, demand.pieces[name])}, and there are {there:g}"
         size, whole = format_bytes(demand.memory_bytes), format_bytes(self._budget.memory_bytes)
         return f"a replica takes {size}, and all that replicas may hold is {whole}"
 
     def _suffices(self, demand: Demand) -> bool:
         enough = demand.memory_bytes <= self._free + self._coming
-        return enough and demand.gpus <= self._gpus_free + self._gpus_coming + 1e-9
+        return enough and not self._missing(demand)
+
+    def _missing(self, demand: Demand) -> Pieces:
+        """What one more needs beyond what is free and what comes."""
+        return lacking(demand.pieces, plus(self._pieces_free, self._pieces_coming))
 
     def _way_out(self, demand: Demand) -> list[Holding] | None:
         """Whom to give up so that one more of `demand` fits; None if all that may be would not do."""
@@ -342,17 +358,16 @@ class _Machine:
 
     def _chosen(self, demand: Demand, pool: list[Resident]) -> list[Holding] | None:
         chosen: dict[str, Holding] = {}
-        gpus = demand.gpus - self._gpus_free - self._gpus_coming
+        missing = self._missing(demand)
         for resident in sorted(pool, key=lambda r: (not r.spare, r.value, r.replica)):
-            if gpus <= 1e-9:
-                break
-            if (holding := self._staying[resident.replica]).gpus:
+            holding = self._staying[resident.replica]
+            if any(holding.pieces.get(name) for name in missing):
                 chosen[holding.replica] = holding
-                gpus -= holding.gpus
+                missing = lacking(missing, holding.pieces)
         short = demand.memory_bytes - self._free - self._coming - sum(each.counted_bytes for each in chosen.values())
         more = [resident for resident in pool if resident.replica not in chosen] if short > 0 else []
         found = victims(more, short) if short > 0 else ()
-        if gpus > 1e-9 or (short > 0 and not found):
+        if missing or (short > 0 and not found):
             return None
         return [*chosen.values(), *(self._staying[resident.replica] for resident in found)]
 
@@ -361,7 +376,7 @@ class _Machine:
         self._granted[holding.backend] -= 1
         self.victims.append(holding.replica)
         self._coming += holding.counted_bytes
-        self._gpus_coming += holding.gpus
+        self._pieces_coming = plus(self._pieces_coming, holding.pieces)
         return holding.counted_bytes
 
     # who may be given up

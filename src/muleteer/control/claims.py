@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from muleteer.control.pieces import Pieces, pieces
+
 RESIDENCE_STARTS = 2.0
 RESIDENCE_S_MIN = 1.0
 SETTLED_S = 1.0
@@ -28,6 +30,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
         known: that is no guess.
         cores: that one replica keeps busy, declared or measured.
         gpus: devices of one replica; below 1 a part of one.
+        resources: of a cluster, what one replica reserves besides, by name.
         startup_s: measured, or a guess.
         rate: calls/s, recent ones weighing more.
     """
@@ -41,9 +44,15 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     known: bool = True
     cores: float = 0.0
     gpus: float = 0.0
+    resources: Pieces = {}
     weight: float = 1.0
     startup_s: float = 1.0
     rate: float = 0.0
+
+    @property
+    def pieces(self) -> Pieces:
+        """GPUs and resources of one replica."""
+        return pieces(self.gpus, self.resources)
 
     @property
     def waiting(self) -> bool:
@@ -72,11 +81,17 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     reserved_bytes: int = 0
     declared_bytes: int = 0
     gpus: float = 0.0
+    resources: Pieces = {}
     known: bool = True
     busy: bool = False
     starting_s: float = 0.0
     ready_s: float = 0.0
     idle_s: float = 0.0
+
+    @property
+    def pieces(self) -> Pieces:
+        """GPUs and resources that it holds."""
+        return pieces(self.gpus, self.resources)
 
     @property
     def measured(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from muleteer.control.claims import Demand, Holding
+from muleteer.control.pieces import format_pieces, lacking, plus
 from muleteer.control.share import Budget
 from muleteer.spec.units import format_bytes
 
@@ -39,27 +40,34 @@ def kept(demands: Mapping[str, Demand], staying: Iterable[Holding]) -> list[Hold
 def crowded_out(demand: Demand, granted: int, held: Sequence[Holding], budget: Budget) -> Crowded | None:
     """Why one more than `granted` of it does not fit beside what is `kept`; None if it does."""
     measured = sum(each.counted_bytes for each in held if each.measured)
-    if _lacks_gpus(demand, held, budget):
-        takes, whole = f"{demand.gpus:g} GPUs", f"{budget.gpus:g} GPUs"
-        holders = _holders((each.backend, each.gpus) for each in held)
-        words = [(name, f"{amount:g}") for name, amount in holders]
+    if (name := _lacks(demand, held, budget)) is not None:
+        takes, whole = format_pieces(name, demand.pieces[name]), format_pieces(name, budget.pieces.get(name, 0.0))
+        holders = _holders((each.backend, each.pieces.get(name, 0.0)) for each in held)
+        words = [(holder, f"{count:g}") for holder, count in holders]
         certain = True
     elif demand.memory_bytes + sum(each.counted_bytes for each in held) > budget.memory_bytes:
         guess = "" if demand.known else " (a guess: `memory` would say)"
         takes, whole = format_bytes(demand.memory_bytes) + guess, format_bytes(budget.memory_bytes)
         holders = _holders((each.backend, each.counted_bytes) for each in held)
-        words = [(name, format_bytes(int(amount))) for name, amount in holders]
+        words = [(holder, format_bytes(int(count))) for holder, count in holders]
         certain = demand.memory_bytes + measured > budget.memory_bytes
     else:
         return None
     one = f"room for {granted} of {demand.least} replicas: another" if granted else "no room: a replica"
     (first, most), *others = words
-    by_whom = ", ".join([f"{first} holds {most}", *(f"{name} {amount}" for name, amount in others)])
+    by_whom = ", ".join([f"{first} holds {most}", *(f"{holder} {count}" for holder, count in others)])
     return Crowded(f"{one} takes {takes}, and of the {whole} for all replicas {by_whom}", certain)
 
 
-def _lacks_gpus(demand: Demand, held: Iterable[Holding], budget: Budget) -> bool:
-    return demand.gpus > 0 and demand.gpus + sum(each.gpus for each in held) > budget.gpus + 1e-9
+def _lacks(demand: Demand, held: Iterable[Holding], budget: Budget) -> str | None:
+    """Of what there is too little, counted in pieces."""
+    if not demand.pieces:
+        return None
+    asked = demand.pieces
+    for each in held:
+        asked = plus(asked, each.pieces)
+    short = lacking(asked, budget.pieces)
+    return next((name for name in demand.pieces if name in short), None)
 
 
 def _holders(amounts: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from muleteer.base.limits import RAY_LOOK_S
+from muleteer.control.pieces import Pieces
 from muleteer.control.share import MEMORY_UNBOUND, Budget, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
 from muleteer.engine.ray.place import demand, has_place
@@ -25,12 +26,14 @@ class Reserved(msgspec.Struct, frozen=True):
     cores: float = 0.0
     memory_bytes: int = 0
     gpus: float = 0.0
+    resources: Pieces = {}
 
 
 def reserved(settings: BackendSettings) -> Reserved:
     """What one replica with these settings reserves."""
     asked = demand(settings)
-    return Reserved(asked.get("CPU", 0.0), int(asked.get("memory", 0)), asked.get("GPU", 0.0))
+    cores, memory, gpus = asked.pop("CPU", 0.0), asked.pop("memory", 0.0), asked.pop("GPU", 0.0)
+    return Reserved(cores, int(memory), gpus, asked)
 
 
 def waits_for_place(status: ReplicaStatus) -> bool:
@@ -38,15 +41,24 @@ def waits_for_place(status: ReplicaStatus) -> bool:
     return status.state == "backoff" and status.last_exit is not None and status.last_exit.reason in _WAITING
 
 
-def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved]) -> Budget:
-    """What our replicas may have together: what they hold, and what was free when last seen."""
+def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved], named: Iterable[str] = ()) -> Budget:
+    """What our replicas may have together: what they hold, and what was free when last seen. `named`: resources of
+    interest: every node has some of its own, which nobody asks for.
+    """
     held = list(ours)
     memory = MEMORY_UNBOUND
     if capacity.memory_bytes is not None and capacity.available_bytes is not None:
         memory = min(capacity.memory_bytes, capacity.available_bytes + sum(each.memory_bytes for each in held))
     cores = min(capacity.cpus, (capacity.available_cpus or 0.0) + sum(each.cores for each in held))
     gpus = min(float(len(capacity.gpus)), (capacity.available_gpus or 0.0) + sum(each.gpus for each in held))
-    return Budget(memory, cores, gpus)
+    resources = {
+        name: min(
+            capacity.resources.get(name, 0.0),
+            capacity.available_resources.get(name, 0.0) + sum(each.resources.get(name, 0.0) for each in held),
+        )
+        for name in named
+    }
+    return Budget(memory, cores, gpus, resources)
 
 
 def surge_has_place(settings: BackendSettings, capacity: Capacity) -> bool:

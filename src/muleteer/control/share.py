@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from muleteer.control.pieces import Pieces, pieces
 from muleteer.spec.units import format_bytes, format_rough
 
 MEMORY_UNBOUND = 1 << 62
@@ -20,11 +21,19 @@ MEMORY_UNBOUND = 1 << 62
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What the replicas of a machine may use together. `gpus`: devices; fairness leaves them out."""
+    """What the replicas of a machine may use together. `gpus`: devices; `resources`: of a cluster, what its nodes were
+    given besides, by name. Fairness leaves both out.
+    """
 
     memory_bytes: int
     cores: float
     gpus: float = 0.0
+    resources: Pieces = {}
+
+    @property
+    def pieces(self) -> Pieces:
+        """GPUs and resources."""
+        return pieces(self.gpus, self.resources)
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,6 +99,7 @@ class Capacity(msgspec.Struct, frozen=True):
         available_cpus, available_gpus: what nobody has reserved, of a cluster where each replica reserves what it
             declares, memory too; None: nothing is reserved.
         nodes: of a cluster, what each node has free, by its own names for it.
+        resources, available_resources: of a cluster, what its nodes were given besides cores, memory and GPUs, by name.
     """
 
     cpus: float
@@ -108,6 +109,8 @@ class Capacity(msgspec.Struct, frozen=True):
     available_cpus: float | None = None
     available_gpus: float | None = None
     nodes: tuple[dict[str, float], ...] = ()
+    resources: dict[str, float] = {}
+    available_resources: dict[str, float] = {}
 
 
 class EngineStatistics(msgspec.Struct, frozen=True):

@@ -85,7 +85,19 @@ class View(msgspec.Struct, frozen=True):
             free["CPU"],
             free["GPU"],
             tuple({name: amount for name, amount in node.free.items() if name != _STORE} for node in self.living),
+            _custom(node.resources for node in self.living),
+            _custom(node.free for node in self.living),
         )
+
+
+def _custom(nodes: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """What nodes have besides what every node has, added up."""
+    found: dict[str, float] = {}
+    for node in nodes:
+        for name, amount in node.items():
+            if name not in _WORDS and name != _STORE:
+                found[name] = found.get(name, 0.0) + amount
+    return found
 
 
 def demand(settings: BackendSettings) -> dict[str, float]:
