@@ -2,12 +2,13 @@
 
 import json
 
+import msgspec
 import pytest
 
 from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.fleet import Fleet
-from muleteer.control.places import Reserved, asking, budget_of_cluster, reserved, waits_for_place
+from muleteer.control.places import SEEN_LATE_S, Reserved, asking, budget_of_cluster, reserved, waits_for_place
 from muleteer.control.reconcile import Plan
 from muleteer.control.share import MEMORY_UNBOUND, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
@@ -139,6 +140,23 @@ def test_an_idle_replica_makes_way_for_a_resource_that_it_holds():
     told = allotter.account(99.0, fleets.values())
     assert (told.budget.resources, told.used.resources) == ({"disk": 1.0}, {"disk": 1.0})
     assert told.replicas["asks-1"].resources == {}, "it has no place yet"
+
+
+def test_what_has_left_is_free_before_the_cluster_says_so():
+    node = Node("1", "10.0.0.1", True, {"CPU": 8.0, "disk": 2.0}, {"CPU": 6.0, "disk": 0.0})
+    fleets = {name: fleet_of(name, {"disk": 1}, node="10.0.0.1") for name in ("one", "two")}
+    fleets["asks"] = fleet_of("asks", {"disk": 1}, least=1, state="backoff", last_exit=LastExit(reason="unplaced"))
+    allotter = Allotter(View((node,)).capacity, Autoscaler())
+    (victim,) = allotter.allocate(99.0, fleets).victims
+    name = victim.partition("-")[0]
+    fleets[name].wanted = 0
+    (status,) = fleets[name].statuses()
+    fleets[name].observe(msgspec.structs.replace(status, state="gone"), 99.5)
+    after = allotter.allocate(99.5, fleets)
+    assert after.victims == (), "the other one need not make way, too"
+    assert after.grants["asks"].reason.startswith("1: all it wants")
+    late = allotter.allocate(99.5 + SEEN_LATE_S, fleets)
+    assert late.victims, "by then the cluster would have said so: somebody else has it"
 
 
 def test_more_of_a_resource_than_there_is_waits_in_words_and_nobody_makes_way():

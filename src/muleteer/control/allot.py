@@ -21,6 +21,7 @@ from muleteer.control.meter import Meter
 from muleteer.control.pieces import Pieces
 from muleteer.control.places import (
     SEEN_LATE_S,
+    Leavers,
     Reserved,
     asking,
     budget_of_cluster,
@@ -52,6 +53,7 @@ class Allotter:
         self._own_meter = Meter(children=False)  # the supervisor's children are all the others
         self._own_bytes = 0
         self._looked_s = 0.0
+        self._leavers = Leavers()  # of a cluster
         self._reserves = False  # replicas take what they declare, as on a cluster
         self._reserved: dict[str, int] = {}  # by replica
         self._guessed: set[str] = set()  # replicas for which that was a guess
@@ -140,7 +142,10 @@ class Allotter:
             budget = budget_of(capacity, used, self._own_bytes)
         else:
             named = {name for each in self._declared_there(fleets.values()) for name in each.resources}
-            budget = budget_of_cluster(capacity, self._placed(fleets.values()), sorted(named))
+            placed = dict(self._placed(fleets.values()))
+            existing = {id for fleet in fleets.values() for id in fleet.replicas}
+            ours = [*placed.values(), *self._leavers.look(now, placed, existing)]
+            budget = budget_of_cluster(capacity, ours, sorted(named))
         self._reserves = capacity.available_cpus is not None
         self.budget = budget
         for fleet in fleets.values():
@@ -186,11 +191,13 @@ class Allotter:
         """One replica of each backend."""
         return (reserved(fleet.backend.spec.settings) for fleet in fleets if fleet.backend is not None)
 
-    def _placed(self, fleets: Iterable[Fleet]) -> Iterator[Reserved]:
+    def _placed(self, fleets: Iterable[Fleet]) -> Iterator[tuple[str, Reserved]]:
         for fleet in fleets:
             if fleet.backend is not None:
                 each = reserved(fleet.backend.spec.settings)
-                yield from (each for status in fleet.statuses() if status.node and not waits_for_place(status))
+                yield from (
+                    (status.id, each) for status in fleet.statuses() if status.node and not waits_for_place(status)
+                )
 
     def _asking(self, allocation: Allocation, fleets: Mapping[str, Fleet], capacity: Capacity) -> Allocation:
         grants, drain_first = {}, set(allocation.drain_first)

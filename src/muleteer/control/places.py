@@ -4,7 +4,7 @@ Pure; must not know who reserves, nor what replicas really use: there only what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -59,6 +59,25 @@ def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved], named: Itera
         for name in named
     }
     return Budget(memory, cores, gpus, resources)
+
+
+class Leavers:
+    """What replicas held that are gone: it is free, though the cluster says so only SEEN_LATE_S later. Until then
+    others would be given up for what is there already.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Reserved] = {}
+        self._left: dict[str, tuple[float, Reserved]] = {}
+
+    def look(self, now: float, held: Mapping[str, Reserved], existing: Collection[str]) -> list[Reserved]:
+        """What such replicas held. `held`: by replica that has a place; `existing`: all replicas: one that has lost its
+        place, and exists, left nothing.
+        """
+        gone = {id: (now, each) for id, each in self._held.items() if id not in existing}
+        self._left = {id: row for id, row in (self._left | gone).items() if now - row[0] < SEEN_LATE_S}
+        self._held = dict(held)
+        return [each for _, each in self._left.values()]
 
 
 def surge_has_place(settings: BackendSettings, capacity: Capacity) -> bool:
