@@ -1,6 +1,7 @@
 """The gateway as a process: inherited sockets, control socket, snapshot file, signals, the end of its supervisor."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -19,6 +20,10 @@ import pytest
 from muleteer.base.limits import STRANGERS_MAX
 from muleteer.spec.snapshot import BackendRoute, EndpointRoute, Snapshot
 from tests.certificates import authority, certificate
+from tests.waiting import until
+
+PATIENCE_S = 40.0
+"""Only ends a test that has failed."""
 
 
 class Gateway:
@@ -27,7 +32,7 @@ class Gateway:
     def __init__(self, directory: Path, *, secret="", env=(), **config):
         self.directory = directory
         self.control, control = socket.socketpair()
-        self.control.settimeout(10)
+        self.control.settimeout(PATIENCE_S)
         http = socket.create_server(("127.0.0.1", 0))
         self.port = http.getsockname()[1]
         path = directory / "gateway-0.sock"
@@ -63,18 +68,27 @@ class Gateway:
 
     def ask(self, message):
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE_S)
             sock.connect(str(self.directory / "gateway-0.sock"))
             sock.sendall(json.dumps(message).encode() + b"\n")
             return json.loads(sock.makefile("rb").readline())
 
     def get(self, path):
-        return httpx2.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+        return httpx2.get(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S)
+
+    def reasons(self):
+        """Why it is not ready, asked at little cost: some tests have but seconds for it."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", "/readyz")
+            return json.loads(connection.getresponse().read())["reasons"]
+        finally:
+            connection.close()
 
     def close(self):
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        self.process.wait(5)
+        self.process.wait(PATIENCE_S)
         self.process.stderr.close()
         self.lines.close()
         self.control.close()
@@ -134,7 +148,7 @@ def test_on_a_network_only_who_knows_the_secret_is_heard(start):
     assert b"s3cret" not in Path(f"/proc/{gateway.process.pid}/cmdline").read_bytes()
 
     def say(*lines):
-        with socket.create_connection(gateway.steered_at, 5) as sock:
+        with socket.create_connection(gateway.steered_at, PATIENCE_S) as sock:
             sock.sendall(b"".join(lines))
             with contextlib.suppress(ConnectionResetError):
                 return sock.makefile("rb").readline()
@@ -147,7 +161,7 @@ def test_on_a_network_only_who_knows_the_secret_is_heard(start):
     for words in (statistics, hello.replace(b"s3", b"S3"), b'{"type":"hello"}\n', b"x" * 5000, b"\n\n[]\n"):
         assert say(words, statistics) == b"", words
     assert json.loads(say(hello, statistics))["statistics"]["revision"] == 7
-    waiting = [socket.create_connection(gateway.steered_at, 5) for _ in range(STRANGERS_MAX + 1)]
+    waiting = [socket.create_connection(gateway.steered_at, PATIENCE_S) for _ in range(STRANGERS_MAX + 1)]
     try:
         assert waiting[-1].recv(1) == b""  # at once: there are too many who have said nothing
     finally:
@@ -164,7 +178,7 @@ def test_where_ray_encrypts_so_does_the_control_socket(start, tmp_path):
         context.check_hostname = False
         context.load_cert_chain(shown["RAY_TLS_SERVER_CERT"], shown["RAY_TLS_SERVER_KEY"])
         with (
-            socket.create_connection(gateway.steered_at, 5) as bare,
+            socket.create_connection(gateway.steered_at, PATIENCE_S) as bare,
             context.wrap_socket(bare) as sock,
             contextlib.suppress(OSError),
         ):
@@ -174,7 +188,7 @@ def test_where_ray_encrypts_so_does_the_control_socket(start, tmp_path):
 
     assert b'"revision":0' in say(certificate(tmp_path, "controller", signer))
     assert say(certificate(tmp_path, "stranger", other)) == b""
-    with socket.create_connection(gateway.steered_at, 5) as plain:
+    with socket.create_connection(gateway.steered_at, PATIENCE_S) as plain:
         plain.sendall(b'{"type":"hello","secret":"s3cret"}\n{"type":"statistics"}\n')
         with contextlib.suppress(ConnectionResetError):
             assert b"statistics" not in plain.recv(65536)
@@ -194,14 +208,14 @@ def test_a_torn_snapshot_file_is_logged_and_let_be(start):
 
 
 def test_sigterm_says_not_ready_still_accepts_then_exits_0(start):
-    gateway = start(drain_delay=1.5)
+    drain_delay_s = 4.0  # it must be asked in this time, on a machine that stands still for a part of it
+    gateway = start(drain_delay=drain_delay_s)
     began = time.monotonic()
     gateway.process.send_signal(signal.SIGTERM)
-    while gateway.get("/readyz").json()["reasons"] != {"gateway-0": "draining"}:
-        assert time.monotonic() - began < 1.2
-    assert gateway.get("/livez").status_code == 200
-    assert gateway.process.wait(5) == 0
-    assert 1.5 <= time.monotonic() - began < 4.0
+    until(lambda: gateway.reasons() == {"gateway-0": "draining"}, "it says so")
+    assert gateway.reasons(), "it still accepts"
+    assert gateway.process.wait(PATIENCE_S) == 0
+    assert time.monotonic() - began >= drain_delay_s
     with pytest.raises(httpx2.ConnectError):
         gateway.get("/livez")
 
@@ -209,17 +223,16 @@ def test_sigterm_says_not_ready_still_accepts_then_exits_0(start):
 def test_a_second_sigterm_is_quick(start):
     gateway = start(drain_delay=30.0)
     gateway.process.send_signal(signal.SIGTERM)
-    while "gateway-0" not in gateway.get("/readyz").json()["reasons"]:
-        pass
+    until(lambda: "gateway-0" in gateway.reasons(), "it drains")
     gateway.process.send_signal(signal.SIGTERM)
-    gateway.process.wait(10)
+    gateway.process.wait(20)
 
 
 def test_it_leaves_at_once_when_its_supervisor_is_gone(start):
     gateway = start()
     gateway.lines.close()
     gateway.control.close()
-    assert gateway.process.wait(10) == 70
+    assert gateway.process.wait(PATIENCE_S) == 70
 
 
 def test_started_by_hand_it_says_so():
