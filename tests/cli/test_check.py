@@ -1,25 +1,15 @@
 """`muleteer check` with real replicas."""
 
 import re
-from pathlib import Path
 
 import pytest
+
+from tests.processes import processes_of
 
 
 def normalised(text, folder):
     text = re.sub(r"\d+(\.\d+)? ms", "N ms", text.replace(str(folder.path), "FOLDER"))
     return re.sub(r"\d+(\.\d)?MiB", "N MiB", text)
-
-
-def replicas():
-    return [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"muleteer-check-" in read(path)]
-
-
-def read(path):
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def test_a_good_model(folder):
@@ -67,7 +57,7 @@ def test_a_model_that_cannot_be_served_shows_its_own_frames_only(folder, target,
     shown = done.stderr[done.stderr.index("muleteer: cannot serve") :]
     assert str(folder.path / target.partition(":")[0]) in shown
     assert "src/muleteer" not in shown
-    assert replicas() == []
+    assert processes_of(folder.path) == []
 
 
 def test_a_model_that_dies_without_a_word(folder):
@@ -83,4 +73,4 @@ def test_a_model_that_never_gets_ready(folder):
     )
     done = folder.muleteer("check", "slow.py:Model", "--load-timeout", "500ms")
     assert (done.returncode, done.stderr) == (6, "muleteer: cannot serve slow.py:Model: not ready after 0.5 s\n")
-    assert replicas() == []
+    assert processes_of(folder.path) == []
