@@ -42,7 +42,7 @@ def environment(**more):
     return {**kept, "NO_COLOR": "1", "COLUMNS": "100", **more}
 
 
-def muleteer(*arguments, cwd=None, timeout=60, **more):
+def muleteer(*arguments, cwd=None, timeout=100, **more):
     """Run one command to its end."""
     return subprocess.run(
         [*MULETEER, *map(str, arguments)],

@@ -248,7 +248,7 @@ def test_a_reader_that_goes_away_is_no_error():
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == b""
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
 
 
 def loaded_by(code):

@@ -112,7 +112,7 @@ def test_on_a_terminal_it_is_redrawn_until_it_has_ended(folder):
         )
         os.close(theirs)
         try:
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=60) == 0
         finally:
             server.shutdown()
     text = b""

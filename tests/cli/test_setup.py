@@ -16,7 +16,7 @@ REQUIREMENTS = ("muleteer", "examples", "dev")
 
 def sh(*command, **environment):
     return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100
     )
 
 
