@@ -8,6 +8,8 @@ import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from muleteer.engine.line_stream import LineStream
 from muleteer.engine.local import LocalEngine
 from muleteer.engine.port import Engine, ReplicaRequest, ReplicaStatus
@@ -44,7 +46,7 @@ class RelayedEngine(LocalEngine):
 
 
 class LocalRig:
-    wait_s = 40.0
+    wait_s = 90.0  # five failed starts and the pauses between them take 20 s on an idle machine
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -69,5 +71,6 @@ async def rig():
         yield LocalRig(run_dir)
 
 
+@pytest.mark.timeout(300)  # twenty starts, one after the other
 def test_the_local_engine_passes() -> None:
     asyncio.run(check_engine(rig))
