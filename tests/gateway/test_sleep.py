@@ -9,7 +9,7 @@ import pytest
 from muleteer.base.limits import DEMAND_KEPT_S, DEMAND_REPEAT_S, SAMPLES_MIN
 from muleteer.gateway.demand import Demand
 from muleteer.gateway.steering import Steering
-from muleteer.spec.snapshot import ASLEEP, BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
+from muleteer.spec.snapshot import ASLEEP, UNPLACED, BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
 from muleteer.spec.traffic import Affinity, Shadow
 from muleteer.testing.clock import FakeClock
 from muleteer.testing.scripted_replica import Answer
@@ -137,7 +137,9 @@ def test_as_many_wait_for_an_unknown_model_as_will_measure_it(rig):
     rig(test)
 
 
-@pytest.mark.parametrize(("unavailable", "code"), [("crash_loop", "crash_loop"), ("memory", "memory")])
+@pytest.mark.parametrize(
+    ("unavailable", "code"), [("crash_loop", "crash_loop"), ("memory", "memory"), (UNPLACED, "memory")]
+)
 def test_a_start_that_fails_fails_those_who_wait_at_once(rig, unavailable, code):
     async def test(rig):
         await asleep(rig)
@@ -151,12 +153,13 @@ def test_a_start_that_fails_fails_those_who_wait_at_once(rig, unavailable, code)
     rig(test)
 
 
-def test_a_call_for_what_does_not_fit_is_heard_of(rig):
+@pytest.mark.parametrize("unavailable", ["memory", UNPLACED])
+def test_a_call_for_what_does_not_fit_is_heard_of(rig, unavailable):
     """Room may come: the controller has to know that somebody still asks."""
 
     async def test(rig):
         told = watch(rig)
-        await asleep(rig, unavailable="memory")
+        await asleep(rig, unavailable=unavailable)
         assert rig.send().code == "memory"
         await rig.until(lambda: told == [["model"]])
 
