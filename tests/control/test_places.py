@@ -8,13 +8,23 @@ import pytest
 from muleteer.control.allot import Allotter
 from muleteer.control.autoscale import Autoscaler
 from muleteer.control.fleet import Fleet
-from muleteer.control.places import SEEN_LATE_S, Reserved, asking, budget_of_cluster, reserved, waits_for_place
+from muleteer.control.places import (
+    SEEN_LATE_S,
+    Reserved,
+    asking,
+    budget_of_cluster,
+    patience_s,
+    reserved,
+    waits_for_place,
+)
 from muleteer.control.reconcile import Plan
+from muleteer.control.routes import Routes
 from muleteer.control.share import MEMORY_UNBOUND, Grant
 from muleteer.engine.port import Capacity, ReplicaStatus
 from muleteer.engine.ray.place import Node, View
 from muleteer.spec.ray_options import parse_ray
-from muleteer.spec.settings import BackendSettings, BackendSpec, Replicas
+from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, Replicas
+from muleteer.spec.snapshot import UNPLACED
 from muleteer.supervise.process import LastExit
 
 
@@ -169,6 +179,47 @@ def test_more_of_a_resource_than_there_is_waits_in_words_and_nobody_makes_way():
     assert found.victims == ()
     assert found.grants["asks"].replicas == 1, "asked for all the same: it is what makes a cluster grow"
     assert "one more takes 2 disk and 0 are free; 1 wait for a place" in found.grants["asks"].reason
+
+
+def test_calls_wait_a_while_for_a_place_and_longer_for_that_of_a_lost_node():
+    def waits(reason):
+        last_exit = LastExit(reason=reason)
+        return ReplicaStatus(id="b-1", backend="b", generation=1, address="", state="backoff", last_exit=last_exit)
+
+    ready = ReplicaStatus(id="b-2", backend="b", generation=1, address="", state="ready")
+    unplaced, lost = waits("unplaced"), waits("node_lost")
+    assert patience_s([unplaced]) > SEEN_LATE_S, "what has just left may be its own, once the cluster says so"
+    assert patience_s([unplaced]) < patience_s([lost, unplaced]) == patience_s([lost])
+    for others in ([], [ready], [unplaced, ready], [unplaced, waits("actor_lost")]):
+        assert patience_s(others) is None
+
+
+def test_calls_are_refused_once_no_replica_has_had_a_place_for_long():
+    node = Node("1", "10.0.0.1", True, {"CPU": 8.0}, {"CPU": 8.0})
+    allotter = Allotter(View((node,)).capacity, Autoscaler())
+    fleet = fleet_of("b", {"disk": 2}, state="backoff", last_exit=LastExit(reason="unplaced", message="1 disk"))
+
+    def refused(now):
+        fleet.allot(allotter.allocate(now, {"b": fleet}), waiting=True, now=now)
+        return fleet.unplaced
+
+    def word():
+        routes = Routes()
+        routes.declare(Declared(backends=(fleet.backend.spec,)))
+        routes.observe(fleet.backend.spec, fleet.serving(), unplaced=fleet.unplaced)
+        return routes.snapshot().backends[0].unavailable
+
+    (status,) = fleet.statuses()
+    assert [refused(now) for now in (100.0, 100.0 + patience_s([status]) - 0.1)] == [False, False]
+    assert word() == "asleep"
+    said_anew = msgspec.structs.replace(status, last_exit=LastExit(reason="unplaced", message="0 disk"), since_s=0.0)
+    fleet.observe(said_anew, 105.0)
+    assert refused(100.0 + patience_s([status])), "other words do not begin it anew"
+    assert word() == UNPLACED
+    fleet.observe(msgspec.structs.replace(status, state="starting"), 120.0)
+    assert not refused(120.0)
+    fleet.observe(status, 121.0)
+    assert not refused(121.0), "it had a place in between"
 
 
 def test_an_update_on_a_full_cluster_gives_way_instead_of_waiting_for_a_place_that_never_comes():

@@ -402,9 +402,11 @@ class Controller:
             return
         for _ in range(action.start):
             self._start(fleet, fleet.backend, now)
-        refused = fleet.refused is not None
+        refused, unplaced = fleet.refused is not None, fleet.unplaced
         start_s = fleet.start_s(self._autoscaler.startups, now)
-        if self._routes.observe(fleet.backend.spec, fleet.serving(), refused=refused, start_s=start_s):
+        if self._routes.observe(
+            fleet.backend.spec, fleet.serving(), refused=refused, unplaced=unplaced, start_s=start_s
+        ):
             self._unpublished = True
         self._tell_unservable(fleet)
         fleet.backend.report_reload(now, fleet.statuses(), fleet.wanted, self._notice)

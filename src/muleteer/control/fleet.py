@@ -13,7 +13,7 @@ import msgspec
 from muleteer.control.autoscale import Present
 from muleteer.control.backend import Backend, failed_start, in_words, replica_number
 from muleteer.control.budget import Allocation
-from muleteer.control.places import waits_for_place
+from muleteer.control.places import patience_s, waits_for_place
 from muleteer.control.proc import resident_bytes
 from muleteer.control.reconcile import Condition, Plan, Seen, Spare, Wanted, plan
 from muleteer.control.share import Grant
@@ -126,6 +126,7 @@ class Fleet:
         refused: why nothing runs and nothing can start; None while something does.
         unfit: the same where even one is more than all there is.
         crowded: why fewer than its declared minimum have room beside the others, for certain; None where they have it.
+        unplaced: of a cluster, no replica has a place, and that for so long that calls are not to wait for one.
     """
 
     def __init__(self, name: str, leaving: dict[str, Leaving], numbers_used: int = 0) -> None:
@@ -140,6 +141,8 @@ class Fleet:
         self.refused: str | None = None
         self.unfit: str | None = None
         self.crowded: str | None = None
+        self.unplaced = False
+        self._placeless_s: float | None = None
         self._leaving = leaving
         self._start_s: float | None = None
         self._gone_s = -math.inf
@@ -194,7 +197,7 @@ class Fleet:
 
     def allot(self, allocation: Allocation, *, waiting: bool, now: float) -> bool:
         """What the budget says, while calls wait or not. Whether that changes what is to be done."""
-        before = self.granted, self.spare, self.refused, self.crowded
+        before = self.granted, self.spare, self.refused, self.crowded, self.unplaced
         grant = self.grant = allocation.grants[self.name]
         refusal = allocation.refused.get(self.name)
         asked = waiting or (self.backend is not None and self.backend.spec.settings.bounds.min > 0)
@@ -209,7 +212,17 @@ class Fleet:
         if self.crowded is not None and not grant.replicas:
             self.refused = self.crowded
         self.spare = self._spare(allocation, grant.replicas, now)
-        return before != (self.granted, self.spare, self.refused, self.crowded)
+        self.unplaced = self._without_place(now)
+        return before != (self.granted, self.spare, self.refused, self.crowded, self.unplaced)
+
+    def _without_place(self, now: float) -> bool:
+        patience = patience_s([seen.status for seen in self._staying()])
+        if patience is None:
+            self._placeless_s = None
+            return False
+        if self._placeless_s is None:
+            self._placeless_s = now
+        return now - self._placeless_s >= patience
 
     def _spare(self, allocation: Allocation, granted: int, now: float) -> Spare:
         if granted > self.wanted or not self.outdated():

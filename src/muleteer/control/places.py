@@ -17,7 +17,8 @@ from muleteer.spec.settings import BackendSettings
 
 SEEN_LATE_S = RAY_LOOK_S + 3.0
 """What became free is in what the cluster says of itself a second later, and that is looked at now and then."""
-_WAITING = frozenset({"unplaced", "node_lost"})
+_PATIENCE_S = {"unplaced": 2 * SEEN_LATE_S, "node_lost": 30.0}
+"""By what it waits for a place: who leaves may make room, and what a lost node had Ray starts elsewhere by itself."""
 
 
 class Reserved(msgspec.Struct, frozen=True):
@@ -38,7 +39,14 @@ def reserved(settings: BackendSettings) -> Reserved:
 
 def waits_for_place(status: ReplicaStatus) -> bool:
     """Whether it exists only as a wish of ours: it holds nothing, and drives the autoscaler of the cluster."""
-    return status.state == "backoff" and status.last_exit is not None and status.last_exit.reason in _WAITING
+    return status.state == "backoff" and status.last_exit is not None and status.last_exit.reason in _PATIENCE_S
+
+
+def patience_s(staying: Collection[ReplicaStatus]) -> float | None:
+    """For how long calls wait for one of these replicas to get a place; None where one has it, or there are none."""
+    if not staying or not all(waits_for_place(status) for status in staying):
+        return None
+    return max(_PATIENCE_S[status.last_exit.reason] for status in staying if status.last_exit is not None)
 
 
 def budget_of_cluster(capacity: Capacity, ours: Iterable[Reserved], named: Iterable[str] = ()) -> Budget:

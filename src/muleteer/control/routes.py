@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping
 from muleteer.base.limits import BATCH_MAX
 from muleteer.engine.port import ReplicaStatus
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
-from muleteer.spec.snapshot import ASLEEP, NONE_DECLARED, BackendRoute, EndpointRoute, ReplicaAddress, Snapshot
+from muleteer.spec.snapshot import (
+    ASLEEP,
+    NONE_DECLARED,
+    UNPLACED,
+    BackendRoute,
+    EndpointRoute,
+    ReplicaAddress,
+    Snapshot,
+)
 
 _ROUTED = frozenset({"starting", "ready", "backoff"})
 """A gateway dials early and goes on dialling: the address stays the same, and the link opens with the replica."""
@@ -36,12 +44,16 @@ class Routes:
         replicas: Iterable[ReplicaStatus],
         *,
         refused: bool = False,
+        unplaced: bool = False,
         start_s: float | None = None,
     ) -> bool:
         """One backend as declared, with its replicas but for those that leave: they get no more calls. Whether that
-        changes its route. `refused`: none can start; `start_s`: what a start is expected to take.
+        changes its route. `refused`: none can start; `unplaced`: none has a place; `start_s`: what a start is expected
+        to take.
         """
-        route = _backend(backend, list(replicas), refused=refused, start_s=start_s)
+        replicas = list(replicas)
+        unavailable = _unavailable(backend, replicas, refused=refused, unplaced=unplaced)
+        route = _backend(backend, replicas, unavailable, start_s)
         if self._backends.get(backend.name, route) == route:
             return False
         self._backends[backend.name] = route
@@ -69,11 +81,13 @@ def _endpoint(endpoint: EndpointSpec, backends: Mapping[str, BackendSpec]) -> En
     )
 
 
+def _sleeps(backend: BackendSpec) -> bool:
+    return backend.settings.elastic and not backend.settings.bounds.min
+
+
 def _backend(
-    backend: BackendSpec, replicas: list[ReplicaStatus], *, refused: bool, start_s: float | None
+    backend: BackendSpec, replicas: list[ReplicaStatus], unavailable: str, start_s: float | None
 ) -> BackendRoute:
-    sleeps = backend.settings.elastic and not backend.settings.bounds.min
-    wanted = backend.settings.bounds.max > 0
     return BackendRoute(
         name=backend.name,
         concurrency=backend.settings.concurrency,
@@ -83,8 +97,8 @@ def _backend(
         batch_max=backend.settings.batch_max or BATCH_MAX,
         batch_wait_s=backend.settings.batch_wait,
         slo_s=None if backend.settings.slo is None else backend.settings.slo.p99,
-        unavailable=_unavailable(replicas, refused=refused, sleeps=sleeps) if wanted else NONE_DECLARED,
-        start_s=start_s if sleeps else None,
+        unavailable=unavailable,
+        start_s=start_s if _sleeps(backend) else None,
         replicas=tuple(
             ReplicaAddress(replica.id, replica.address, replica.secret)
             for replica in replicas
@@ -93,9 +107,13 @@ def _backend(
     )
 
 
-def _unavailable(replicas: list[ReplicaStatus], *, refused: bool, sleeps: bool) -> str:
+def _unavailable(backend: BackendSpec, replicas: list[ReplicaStatus], *, refused: bool, unplaced: bool) -> str:
+    if not backend.settings.bounds.max:
+        return NONE_DECLARED
     if replicas and all(replica.state == "failed" for replica in replicas):
         return "crash_loop"
     if refused and not replicas:
         return "memory"
-    return ASLEEP if sleeps else "loading"
+    if unplaced and replicas:
+        return UNPLACED
+    return ASLEEP if _sleeps(backend) else "loading"

@@ -24,10 +24,10 @@ from muleteer.gateway.load import Load
 from muleteer.gateway.queue import CallQueue
 from muleteer.gateway.shared import Shared
 from muleteer.gateway.statistics import BatchStatistics, CallCounts
-from muleteer.spec.snapshot import ASLEEP, NONE_DECLARED, BackendRoute
+from muleteer.spec.snapshot import ASLEEP, NONE_DECLARED, UNPLACED, BackendRoute
 
 _RETRY_SOON_S, _RETRY_FAILED_S = 1, 5
-_DEMANDED = frozenset({ASLEEP, "memory"})
+_DEMANDED = frozenset({ASLEEP, "memory", UNPLACED})
 """`BackendRoute.unavailable` where a call is a reason to start a replica."""
 
 
@@ -184,6 +184,8 @@ class Gate:
         if unavailable == "memory":
             message = f"{name} does not fit beside the models that are in use"
             return OutOfMemory(message, retry_after_s=_RETRY_FAILED_S)
+        if unavailable == UNPLACED:
+            return OutOfMemory(f"no node of the cluster has room for {name}", retry_after_s=_RETRY_FAILED_S)
         if unavailable == NONE_DECLARED:
             return Loading(f"0 replicas of {name} are declared", retry_after_s=_RETRY_FAILED_S)
         if unavailable != ASLEEP and not (self.was_ready and self.route.replicas):

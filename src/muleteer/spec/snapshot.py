@@ -29,6 +29,8 @@ ASLEEP = "asleep"
 """`BackendRoute.unavailable` of a backend that may have no replica at all: a call starts one and waits for it."""
 NONE_DECLARED = "none_declared"
 """The same of a backend of which 0 replicas are declared: no call starts one."""
+UNPLACED = "unplaced"
+"""The same of a backend for whose replicas no node of a cluster has room; a call says that they are still wanted."""
 
 
 class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,7 +42,7 @@ class BackendRoute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         timeout_s: a call that runs longer than this (or than its own deadline, if that is longer) is hung.
         expected_s: declared service time, used until enough calls were measured; None if not declared.
         unavailable: what calls meet while no link is ready: 503 `loading`, `crash_loop`, `memory`; `asleep`: they
-            wake it and wait; `none_declared`: 503 `loading` that says so.
+            wake it and wait; `none_declared`: 503 `loading` that says so; `unplaced`: 503 `memory` that says so.
         start_s: expected seconds from such a demand to the first call; None if unknown.
         batch_max, batch_wait_s: most calls in a batch, and how long one that is not full may wait for more, where the
             model takes batches: its replicas say so.
