@@ -15,6 +15,7 @@ from bench.server import Server, wait_until
 from muleteer.base.limits import CREDIT_SERVICE_S_MAX
 from muleteer.gateway.begun import SENT_AHEAD, Begun
 from muleteer.gateway.share import Share
+from muleteer.replica.sharing import Sharing
 from tests.replica.processes import Link, Replica
 
 MODEL = """
@@ -294,6 +295,34 @@ def test_calls_that_are_over_at_once_are_not_told_of(tmp_path):
 
 
 # pure
+
+
+class Told:
+    """A session that keeps the last that was said to it."""
+
+    others = 0
+
+    def tell(self, others):
+        news, self.others = others != self.others, others
+        return news
+
+
+def test_what_is_told_of_calls_as_they_get_shorter_and_longer():
+    sharing, one, other = Sharing(), Told(), Told()
+    for _ in range(15):
+        sharing.took(CREDIT_SERVICE_S_MAX / 10)
+    assert sharing.tell([one, other], [1, 0]) == [other], "too few are known"
+    assert (one.others, other.others) == (0, 1)
+    sharing.took(CREDIT_SERVICE_S_MAX / 10)
+    assert sharing.tell([one, other], [1, 0]) == [other], "nothing is told any more, and that is news"
+    assert (one.others, other.others) == (0, 0)
+    assert sharing.tell([one, other], [1, 0], gone=1) == []
+    sharing.took(20 * CREDIT_SERVICE_S_MAX)
+    assert sharing.tell([one, other], [1, 0], gone=1) == [one, other]
+    assert (one.others, other.others) == (1, 2)
+    assert Sharing(CREDIT_SERVICE_S_MAX / 10).tell([one], [0]) == [one], (
+        "the warm-up counts for all that were to be known"
+    )
 
 
 def test_what_a_replica_can_have_begun():
