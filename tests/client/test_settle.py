@@ -41,3 +41,17 @@ def test_where_only_more_replicas_do_not_start_there_is_no_old_version():
 
 def test_an_update_that_is_stuck_half_way_says_that_both_versions_serve():
     assert told(1, 2, 2) == "b serves with 2 of 4 replicas, beside the old version, and no more start: why"
+
+
+@pytest.mark.parametrize(
+    ("gateway", "waiting"),
+    [
+        ({"revision": 3, "answers": True}, []),
+        ({"revision": 2, "answers": True}, ["gateway-0"]),
+        ({"revision": 3, "answers": False}, ["gateway-0"]),
+    ],
+)
+def test_a_gateway_is_waited_for_until_it_routes_as_declared_and_tells_so(gateway, waiting):
+    backend = {"name": "a", "state": "ready", "generation": 1, "reason": None, "replicas": [], "settled": True}
+    status = {"backends": [backend], "gateways": {"gateway-0": gateway}, "snapshot": 3}
+    assert unsettled(status, {"a"}) == waiting

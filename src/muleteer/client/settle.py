@@ -62,7 +62,9 @@ def unsettled(status: dict[str, Any], touched: Collection[str]) -> list[str]:
             raise StartFailed(f"{_still_serving(backend)}: {reason}", backend["name"])
         if not backend["settled"]:
             waiting.append(backend["name"])
-    waiting += [name for name, gateway in status["gateways"].items() if gateway["revision"] != status["snapshot"]]
+    for name, gateway in status["gateways"].items():
+        if gateway["revision"] != status["snapshot"] or not gateway["answers"]:  # who is silent tells of no links
+            waiting.append(name)
     return waiting
 
 
