@@ -13,7 +13,7 @@ from unittest import mock
 from tests.processes import processes_of
 from tests.waiting import until
 
-DEADLINE_S = 40
+DEADLINE_S = 100
 
 
 class Place:

@@ -28,6 +28,13 @@ class Sleeper:
         time.sleep(seconds)
         return os.getpid()
 
+class Waits:
+    def predict(self, write: str, wait_for: str) -> int:
+        open(write, "w").close()
+        while not os.path.exists(wait_for):
+            time.sleep(0.005)
+        return os.getpid()
+
 class Broken:
     def __init__(self):
         raise ValueError("no weights here")
@@ -103,12 +110,12 @@ def test_an_endpoint_travels_as_its_traffic_says_when_the_call_returns(client, m
     client.create_endpoint("e", backend="a", route="/e", affinity={"header": "x-session-id"})
     assert client.list_endpoints() == {"e": {"route": "/e", "backend": "a", "affinity": {"header": "x-session-id"}}}
     with client.get_handle("e") as handle:
-        assert handle.remote(text="hello").result(10) == "hello"
+        assert handle.remote(text="hello").result(40) == "hello"
         client.set_traffic("e", {"b": 1})
-        assert isinstance(handle.remote(seconds=0).result(10), int)
+        assert isinstance(handle.remote(seconds=0).result(40), int)
         client.delete_endpoint("e")
         with pytest.raises(muleteer.CallFailed) as failed:
-            handle.remote(seconds=0).result(10)
+            handle.remote(seconds=0).result(40)
         assert (failed.value.status, failed.value.code) == (404, "not_found")
 
 
@@ -118,7 +125,7 @@ def test_the_first_request_after_the_call_is_answered(client, models):
         client.create_backend(name, f"{models}:Echo")
         client.create_endpoint(name, backend=name, route=f"/{name}")
         with client.get_handle(name) as handle:
-            assert handle.remote(text=name).result(10) == name
+            assert handle.remote(text=name).result(40) == name
         client.delete_endpoint(name)
         client.delete_backend(name)
 
@@ -154,7 +161,7 @@ def test_a_model_that_does_not_start_is_raised_with_its_reason_and_the_old_one_s
     with pytest.raises(muleteer.StartFailed, match=r"^good does not start, and the old version goes on serving: "):
         client.update_backend_config("good", model=f"{models}:Broken")
     with client.get_handle("e") as handle:
-        assert handle.remote(text="still").result(10) == "still"
+        assert handle.remote(text="still").result(40) == "still"
 
 
 # classes
@@ -186,7 +193,7 @@ def test_a_class_of_a_script_is_served(place, client):
         "compute it in __init__, or move Computed into a module of its own and import it\n"
     )
     with client.get_handle("e") as handle:
-        assert handle.remote(text="so").result(10) == "it is so"
+        assert handle.remote(text="so").result(40) == "it is so"
     assert list(client.list_backends()) == ["m"]
     target = client.get_backend_config("m")["model"]
     assert target.startswith(str(place.path / "state"))
@@ -195,15 +202,28 @@ def test_a_class_of_a_script_is_served(place, client):
 # handles
 
 
-def test_answers_are_awaited_and_calls_run_side_by_side(client, models):
-    client.create_backend("s", f"{models}:Sleeper", replicas=2, expected=0.3)
-    client.create_endpoint("e", backend="s", route="/e")
+def test_answers_are_awaited_and_calls_run_side_by_side(place, client, models):
+    client.create_backend("w", f"{models}:Waits", replicas=2, expected=0.3)
+    client.create_endpoint("e", backend="w", route="/e")
+    one, other = str(place.path / "one"), str(place.path / "other")
 
     async def main():
         with client.get_handle("e") as handle:
-            return await asyncio.gather(handle.remote(seconds=0.3), handle.remote(seconds=0.3))
+            first, second = handle.remote(write=one, wait_for=other), handle.remote(write=other, wait_for=one)
+            return await asyncio.gather(first, second)
 
     assert len(set(asyncio.run(main()))) == 2
+
+
+def test_a_call_that_is_not_waited_for_goes_on(place, client, models):
+    client.create_backend("w", f"{models}:Waits")
+    client.create_endpoint("e", backend="w", route="/e")
+    with client.get_handle("e") as handle:
+        answer = handle.remote(write=str(place.path / "begun"), wait_for=str(place.path / "go"))
+        with pytest.raises(TimeoutError):
+            answer.result(0.01)
+        (place.path / "go").touch()
+        assert isinstance(answer.result(40), int)
 
 
 def test_a_call_that_fails_says_how(client, models):
@@ -211,7 +231,7 @@ def test_a_call_that_fails_says_how(client, models):
     client.create_endpoint("e", backend="s", route="/e")
     with client.get_handle("e") as handle:
         with pytest.raises(muleteer.CallFailed) as failed:
-            handle.remote(second=1).result(10)
+            handle.remote(second=1).result(40)
         error = failed.value
         assert (error.status, error.code, error.execution, error.retryable) == (
             400,
@@ -221,36 +241,32 @@ def test_a_call_that_fails_says_how(client, models):
         )
         assert error.request_id
         with pytest.raises(muleteer.CallFailed) as failed:
-            handle.options(timeout=1.0).remote(seconds=5).result(10)
+            handle.options(timeout=1.0).remote(seconds=5).result(40)
         assert (failed.value.status, failed.value.code) == (504, "deadline")
         with pytest.raises(TypeError):
             handle.remote(1, 2)
         with pytest.raises(ValueError, match="not JSON compliant"):
             handle.remote(seconds=float("nan"))
-        answer = handle.remote(seconds=0.2)
-        with pytest.raises(TimeoutError):
-            answer.result(0.01)
-        assert isinstance(answer.result(10), int)
 
 
 def test_one_value_as_it_is(client, models):
     client.create_backend("a", f"{models}:Echo")
     client.create_endpoint("e", backend="a", route="/e")
     with client.get_handle("e") as handle:
-        assert handle.remote("plain").result(10) == "plain"
+        assert handle.remote("plain").result(40) == "plain"
 
 
 def test_a_handle_goes_on_with_a_gateway_that_was_started_again(client, models):
     client.create_backend("a", f"{models}:Echo")
     client.create_endpoint("e", backend="a", route="/e")
     with client.get_handle("e") as handle:
-        assert handle.remote("before").result(10) == "before"
+        assert handle.remote("before").result(40) == "before"
         [pid] = [each["pid"] for each in client.status()["processes"] if each["id"] == "gateway-0"]
         os.kill(pid, signal.SIGKILL)
 
         def answers():
             try:
-                return handle.remote("after").result(10) == "after"
+                return handle.remote("after").result(40) == "after"
             except muleteer.CallFailed as error:
                 assert error.retryable
                 return False
@@ -345,7 +361,7 @@ def test_over_the_network_with_a_token(place, models):
         client.create_backend("a", f"{models}:Echo")
         client.create_endpoint("e", backend="a", route="/e")
         with client.get_handle("e") as handle:
-            assert handle.remote("far").result(10) == "far"
+            assert handle.remote("far").result(40) == "far"
         with pytest.raises(muleteer.CannotShip, match=r"over the network"):
             client.create_backend("c", json.JSONDecoder)
 
