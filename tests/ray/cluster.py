@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,11 +25,11 @@ _TRIES = 3
 _ENVIRONMENT = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # a node that is gone is declared so after 3 s instead of 15
+    # a node whose process is gone is declared so after 4 s instead of 15; one that is only slow is not
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "2",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
 }
 
 
@@ -55,7 +56,7 @@ class RayCluster:
             self.add_node(cpus=cpus)
 
     def _start_head(self, cpus: int) -> None:
-        host, (port, client_port) = self.head_host(), _free_ports()
+        host, port, client_port = self.head_host(), free_port(), free_port()
         self.address = f"{host}:{port}"
         self.client_address = f"ray://{host}:{client_port}"
         self._ray(
@@ -114,7 +115,11 @@ class RayCluster:
         return self._find(lambda line: "/gcs/gcs_server " in line)
 
     def _find(self, matches) -> int:
-        (found,) = [pid for pid, line in _command_lines() if str(self.folder) in line and matches(line)]
+        parents = _parents()
+        all_of_it = {pid for pid, line in _command_lines() if str(self.folder) in line and matches(line)}
+        (found,) = [
+            pid for pid in all_of_it if parents.get(pid) not in all_of_it
+        ]  # others: forked, and not yet executed
         return found
 
     def _common(self, cpus: int) -> list[str]:
@@ -134,7 +139,7 @@ class RayCluster:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=240,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -142,10 +147,9 @@ class RayCluster:
 class SeparateCluster(RayCluster):
     """Its second node has a network of its own, which `cut()` takes away without a word to either side. Needs root."""
 
-    head, second = "10.213.77.1", "10.213.77.2"
-
     def __init__(self, **environment: str) -> None:
         super().__init__(**environment)
+        self.head, self.second = (f"10.213.{os.getpid() % 254 + 1}.{number}" for number in (1, 2))
         self._space = f"mul{os.getpid()}"
         self._link = f"mul{os.getpid()}a"
 
@@ -203,9 +207,13 @@ def _parents() -> dict[int, int]:
     return found
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
+def free_port() -> int:
+    """One that nobody has and that nobody gets who asks for just any: it may be taken a good while later."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(20_000, max(first_given, 30_000))
+        with suppress(OSError), socket.create_server(("0.0.0.0", port)):
+            return port
 
 
 class BridgeProcess:
@@ -234,8 +242,15 @@ class BridgeProcess:
 
     def wait_ready(self) -> None:
         """Until it takes SIGTERM as the order that it is."""
-        self._control.settimeout(30)
-        assert b'"ready"' in self._control.recv(4096)
+        self._control.settimeout(90)
+        self._said = self._control.recv(4096)
+        assert b'"ready"' in self._said
+
+    def last_words(self) -> str:
+        """All that it has told its supervisor, when it ends by itself."""
+        while more := self._control.recv(4096):
+            self._said += more
+        return self._said.decode()
 
     def kill(self) -> None:
         """As a fault would."""
@@ -247,7 +262,7 @@ class BridgeProcess:
         """SIGTERM: it ends what it keeps."""
         self.process.terminate()
         try:
-            self.process.wait(30)
+            self.process.wait(90)
         finally:
             self.kill()
             self._listener.close()

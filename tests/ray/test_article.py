@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import muleteer
+from tests.ray.cluster import free_port
+from tests.waiting import until
 
 PROGRAMS = Path(__file__).parents[2] / "examples" / "article"
 ASKED = {"text": "tadaaam"}
@@ -24,7 +25,7 @@ def run(cluster, program, **environment):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -36,13 +37,13 @@ def asked(port):
         data=json.dumps(ASKED).encode(),
         headers={"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.headers["content-type"], answer.read()
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+def placed(client):
+    """Of each replica, whether it has a node."""
+    return [bool(row["node"]) for row in client.status()["backends"][0]["replicas"]]
 
 
 def test_the_articles_program_answers_the_same(cluster, tmp_path):
@@ -57,9 +58,7 @@ def test_the_articles_program_answers_the_same(cluster, tmp_path):
     try:
         run(cluster, [str(PROGRAMS / "on_muleteer.py")], PORT=str(ours), MULETEER_ENGINE="ray", **places)
         client = muleteer.connect(run_dir)
-        rows = client.status()["backends"][0]["replicas"]
-        assert len(rows) == 2
-        assert all(row["node"] for row in rows), "on nodes of the cluster"
+        until(lambda: placed(client) == [True, True], "both are on nodes of the cluster", seconds=90)
         assert asked(ours) == theirs
         assert json.loads(theirs[1]) == ANSWER
     finally:
