@@ -39,7 +39,7 @@ def test_who_is_lost_is_not_waited_for(takes_orders):
         task = asyncio.create_task(told.placed.run())
         await told.actor.tell("first", {"state": "ready", "address": "tcp:10.0.0.1:1"})
         await told.until("ready", None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(GRACE_S / 2):
             await told.placed.stop(GRACE_S)
             await task
         assert told.actor.killed

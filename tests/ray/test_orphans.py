@@ -16,7 +16,9 @@ from tests.ray.cluster import BridgeProcess
 from tests.ray.served import alive, parent
 
 KEY = b"orphans"
-LEASE_S = 3.0
+LEASE_S = 6.0
+"""A bridge that stands still for less loses nothing."""
+TRIES = 5
 MODEL = "class Model:\n    def predict(self):\n        return 1\n"
 
 
@@ -24,7 +26,7 @@ MODEL = "class Model:\n    def predict(self):\n        return 1\n"
 async def engine_of(bridge):
     engine = RayEngine(bridge.path, KEY, lambda _problem: None)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             yield engine, await engine.open()
     finally:
         engine.close()
@@ -70,9 +72,11 @@ def test_an_actor_ends_itself_when_no_server_asks_for_it_any_more(cluster, tmp_p
         actor = parent(parent(model))
         assert alive(model)
         bridge.kill()
-        wait_until(lambda: not alive(model) and not alive(actor), "the actor ends, with its model", seconds=30)
+        wait_until(lambda: not alive(model) and not alive(actor), "the actor ends, with its model", seconds=90)
         logs = cluster.folder / "session_latest" / "logs"
-        said = [file.name for file in logs.glob("*.err") if "no server has asked for 3 s" in file.read_text()]
+        said = [
+            file.name for file in logs.glob("*.err") if f"no server has asked for {LEASE_S:g} s" in file.read_text()
+        ]
         assert said
         bridge.start()
         assert asyncio.run(found_by_the_next()) == (), "Ray has started it anew"
@@ -93,16 +97,26 @@ def test_what_a_server_has_not_found_again_ends_with_it_all_the_same(cluster, tm
         model = asyncio.run(serve())
         actor = parent(parent(model))
         bridge.kill()
-        with socket.socket(socket.AF_UNIX) as controller:
-            controller.connect(bridge.path)
-            controller.sendall(
-                encode_line({"type": "open", "instance": instance_of(KEY), "key": KEY.hex(), "gateways": None})
-            )
-            bridge.start()
-            bridge.wait_ready()
-            bridge.process.terminate()  # it has only begun to join the cluster
-            assert bridge.process.wait(30) == 0
-        wait_until(lambda: not alive(model), "the model ends", seconds=10)
-        wait_until(lambda: not alive(actor), "the actor ends", seconds=10)
+        for _ in range(TRIES):
+            if "an earlier life of this server left there are adopted" not in ended_at_once(bridge):
+                break  # else it was not let in within 10 s, so late is this machine, and has said so
+        wait_until(lambda: not alive(model), "the model ends", seconds=30)
+        wait_until(lambda: not alive(actor), "the actor ends", seconds=30)
     finally:
         bridge.close()
+
+
+def ended_at_once(bridge):
+    """What is said by a bridge that is told to end when it has only begun to join the cluster."""
+    with socket.socket(socket.AF_UNIX) as controller:
+        controller.connect(bridge.path)
+        controller.sendall(
+            encode_line({"type": "open", "instance": instance_of(KEY), "key": KEY.hex(), "gateways": None})
+        )
+        bridge.start()
+        bridge.wait_ready()
+        bridge.process.terminate()
+        assert bridge.process.wait(90) == 0
+        said = bridge.last_words()
+        bridge.kill()
+        return said
