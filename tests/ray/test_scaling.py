@@ -26,7 +26,7 @@ def held(cluster):
         env={**cluster.environment, "RAY_ADDRESS": cluster.address},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert there.returncode == 0, there.stderr
     names, cpus = json.loads(there.stdout)
@@ -36,7 +36,7 @@ def held(cluster):
 @pytest.fixture
 def rig(cluster, tmp_path):
     with RayRig(cluster, tmp_path, "--cpus", "3", replicas=2) as found:
-        found.wait_replicas(seconds=60)
+        found.wait_replicas()
         yield found
 
 
@@ -45,18 +45,18 @@ def test_what_has_no_place_waits_and_is_taken_back(rig, cluster):
         return sorted(row["state"] for row in rows.values())
 
     assert rig.command("scale", "Mule", "7", "--no-wait").returncode == 0
-    rig.wait_rows(lambda rows: states(rows) == ["backoff"] * 3 + ["ready"] * 4, "as many as fit, the rest waits", 60)
+    rig.wait_rows(lambda rows: states(rows) == ["backoff"] * 3 + ["ready"] * 4, "as many as fit, the rest waits")
     waiting = [row["last_exit"] for row in rig.rows().values() if row["state"] == "backoff"]
     assert {each["reason"] for each in waiting} == {"unplaced"}
     assert all("waits for a node with 3 CPUs free" in each["message"] for each in waiting)
     (backend,) = rig.status()["backends"]
     assert backend["state"] == "degraded"
-    load = rig.load(40, 4.0, deadline_s=15.0)  # what the one that is left can bear
+    load = rig.load(20, 6.0, deadline_s=30.0)  # what the one that is left can bear
     assert rig.command("scale", "Mule", "1", "--no-wait").returncode == 0
-    rig.wait_rows(lambda rows: states(rows) == ["ready"], "one is left", 30)
+    rig.wait_rows(lambda rows: states(rows) == ["ready"], "one is left")
     assert_all_answered(load)
     left = list(rig.rows())
-    wait_until(lambda: held(cluster) == (left, 3.0), "no wish is left behind", seconds=30)
+    wait_until(lambda: held(cluster) == (left, 3.0), "no wish is left behind", seconds=120)
 
 
 LARGER = """
@@ -68,14 +68,14 @@ endpoints:
 
 
 def test_on_a_full_cluster_the_old_ones_make_way_for_more_and_smaller_ones(cluster, tmp_path):
-    wait_until(lambda: held(cluster) == ([], 0.0), "the server before has left nothing", seconds=60)
+    wait_until(lambda: held(cluster) == ([], 0.0), "the server before has left nothing", seconds=120)
     with RayRig(cluster, tmp_path, "--cpus", "8", replicas=2) as rig:
-        rig.wait_replicas(seconds=60)
+        rig.wait_replicas()
         log = rig.run_dir / "logs" / "supervisor.log"
         assert "waits for a node" not in log.read_text(), "what fills the cluster waits for nothing"
         (rig.folder / "muleteer.yaml").write_text(LARGER)
-        load = rig.load(30, 12.0, deadline_s=15.0)
-        applied = rig.command("apply", "muleteer.yaml", timeout_s=90)
+        load = rig.load(20, 12.0, deadline_s=30.0)
+        applied = rig.command("apply", "muleteer.yaml")
         assert applied.returncode == 0, applied.stdout + applied.stderr
         rows = rig.rows().values()
         assert [(row["state"], row["generation"]) for row in rows] == [("ready", 2)] * 4
