@@ -167,6 +167,18 @@ def test_it_sleeps_after_its_idle_time_and_a_demand_wakes_it() -> None:
     assert sized.sizing.reason.startswith("0: no call for 3")
 
 
+def test_one_that_rested_and_is_woken_sleeps_again_though_no_call_was_ever_counted() -> None:
+    """The caller went away, or the gateway that told of it was killed."""
+    world = World(spec(replicas=Replicas(0, 4), idle=1.0))
+    world.ticks(3)
+    world.scaler.demand(["m"], world.now)
+    world.ready = {"m": 1}
+    world.tick()
+    assert world.wanted() == 1
+    world.ticks(3)
+    assert world.wanted() == 0
+
+
 def test_a_start_that_was_measured_counts_before_any_call_was() -> None:
     world = World(spec(replicas=Replicas(0, 1)))
     world.scaler.startups.recall("m", 5.0)

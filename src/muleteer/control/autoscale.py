@@ -179,6 +179,7 @@ class Autoscaler:
             if sized is None or not sized.sizer.bounds.max:
                 continue
             sized.sizer.keep(now, 1)
+            sized.due_s = 0.0  # though no call may ever be counted
             if not sized.wanted:
                 sized.wanted = 1
                 changed.append(name)
