@@ -69,13 +69,27 @@ def test_every_nonce_gets_its_own_answer():
 
 
 def test_open_loop_keeps_its_rate_when_the_server_stalls():
+    stalls = []
+
     async def silent(reader, writer):
         await reader.read()
 
-    load = against(silent, lambda load: load.open_loop(200, 0.5), timeout_s=0.3)
+    async def drive(load):
+        watch = asyncio.create_task(watched())
+        await load.open_loop(200, 0.5)
+        watch.cancel()
+
+    async def watched():
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            stalls.append(time.monotonic() - began - 0.01)
+
+    load = against(silent, drive, timeout_s=0.3)
     assert len(load.records) == 100
-    assert {record.failure for record in load.records} == {"timeout"}
-    assert all(record.done - record.sent < 1.0 for record in load.records)
+    failures = {record.failure for record in load.records}
+    assert failures == {"timeout"} or (failures == {"timeout", "connect"} and max(stalls) > 0.2)
+    assert all(0.3 <= record.done - record.sent < 0.7 + sum(stalls) for record in load.records if record.sent)
 
 
 def test_closed_loop_has_no_more_on_the_way_than_connections():
@@ -91,10 +105,13 @@ def test_closed_loop_has_no_more_on_the_way_than_connections():
             together -= 1
             writer.write(answer(str(nonce)))
 
-    load = against(slow, lambda load: load.closed_loop(7, 0.3))
-    assert peak == 7
-    assert len(load.records) > 50
-    assert all(record.status == 200 for record in load.records)
+    for _ in range(20):  # once, unless the machine stands still for most of it
+        load = against(slow, lambda load: load.closed_loop(7, 0.3))
+        assert all(record.status == 200 for record in load.records)
+        assert peak <= 7
+        if peak == 7 and len(load.records) > 50:
+            return
+    pytest.fail(f"{peak} at once, {len(load.records)} in all")
 
 
 def test_a_connection_that_ends_without_an_answer_is_a_reset():
@@ -119,8 +136,11 @@ def test_an_answer_too_many_is_noticed():
 
 
 def test_an_answer_too_many_is_not_the_answer_to_the_next():
-    load = against(twice, lambda load: load.open_loop(20, 0.2), connections_max=1, timeout_s=0.3)
-    assert any(record.status == 200 and int(record.body) != record.nonce for record in load.records)
+    for _ in range(20):  # once, unless the machine stands still until all are due
+        load = against(twice, lambda load: load.open_loop(20, 0.2), connections_max=1, timeout_s=0.3)
+        if any(record.status == 200 and int(record.body) != record.nonce for record in load.records):
+            return
+    pytest.fail("no record shows an answer that was not its own")
 
 
 def test_a_connection_that_is_turned_away():
@@ -147,13 +167,19 @@ def test_nobody_listens():
 
 
 def test_requests_that_find_no_connection_are_counted_not_sent():
+    asked = 0
+
     async def silent(reader, writer):
-        await reader.read()
+        nonlocal asked
+        while True:
+            await one_request(reader)
+            asked += 1
 
     load = against(silent, lambda load: load.open_loop(100, 0.2), connections_max=2, timeout_s=1.0)
     failures = [record.failure for record in load.records]
-    assert failures.count("unsent") == 18
-    assert failures.count("timeout") == 2
+    assert len(failures) == 20
+    unsent = failures.count("unsent")
+    assert max(2, asked) <= 20 - unsent < 20  # two, unless a second passes before all are due
 
 
 def test_answers_in_pieces_and_connection_close():

@@ -12,6 +12,7 @@ from bench.slo import SETTLING_S, Run, Trace, _calls
 from bench.watch import Sample, Watch
 from muleteer.testing.arrivals import poisson
 from muleteer.testing.simulation import Call, Course
+from tests.waiting import until
 
 
 def test_a_trace_changes_its_rate_where_a_part_begins():
@@ -52,8 +53,10 @@ def test_the_watch_sees_a_tree_and_ends(tmp_path):
         root.stdout.readline()
         with Watch(root.pid, tmp_path) as watch:
             file = tmp_path / f"watch-{root.pid}"
-            while not file.exists() or file.read_text().count("\n") < 2:
-                assert watch._process.poll() is None
+            until(
+                lambda: watch._process.poll() is not None or (file.exists() and file.read_text().count("\n") > 1), "it"
+            )
+            assert watch._process.poll() is None
         assert watch._process.poll() is not None
         root.stdin.close()
     assert watch.samples[-1].replicas == 1
