@@ -297,9 +297,9 @@ def test_an_alias_shares_and_a_bomb_is_refused_quickly():
     assert [backend.settings.replicas for backend in parse(shared).backends] == [3, 3]
     lines = ["x0: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 30)]
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(problems("\n".join(lines))) == 30
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert problems("\n".join(["a: &a 1", *(f"b{i}: *a" for i in range(1001))])) == [
         "f.yaml:1002: more than 1000 aliases"
     ]
@@ -314,9 +314,9 @@ def test_many_mistakes_are_cut_short():
 def test_a_thousand_backends_read_in_seconds(tmp_path):
     (tmp_path / "m.py").write_text(MODEL)
     text = "backends:\n" + "".join(f'  "b{i}": {{model: "m.py:Model", timeout: 10s}}\n' for i in range(1000))
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(parse(text, str(tmp_path), check_files=True).backends) == 1000
-    assert time.perf_counter() - started < 5  # 0.3 s on a quiet machine
+    assert time.process_time() - started < 5  # 0.3 s on a quiet machine
 
 
 # dump
