@@ -16,6 +16,7 @@ class GatewayPeer:
         self.held: asyncio.Event | None = None
         self.statistics: dict[str, Any] = {}
         self.epoch = "first"
+        self.closed = False
         self.loads: dict[str, dict[str, Any]] = {}
         self._watching: asyncio.StreamWriter | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -25,6 +26,7 @@ class GatewayPeer:
 
     async def close(self) -> None:
         """As if killed: the socket's file stays, every connection ends."""
+        self.closed = True
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float = 20.0) -> None:
+    def __init__(self, path: str, timeout: float = 60.0) -> None:
         super().__init__("muleteer", timeout=timeout)
         self.path = path
 
@@ -33,7 +33,7 @@ def ask(
     where: str | tuple[str, int], method: str, path: str, body: Any = None, *, raw: bytes | None = None, **headers: str
 ) -> Answer:
     """One request on a connection of its own. Header names are given with underscores."""
-    connection = UnixConnection(where) if isinstance(where, str) else http.client.HTTPConnection(*where, timeout=20)
+    connection = UnixConnection(where) if isinstance(where, str) else http.client.HTTPConnection(*where, timeout=60)
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None:
         raw = json.dumps(body).encode()

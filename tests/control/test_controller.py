@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from muleteer.base.clock import MonotonicClock
 from muleteer.control.controller import Controller
 from muleteer.control.status import Server, build
 from muleteer.engine.port import ReplicaStatus
@@ -21,6 +20,7 @@ from muleteer.spec.settings import BackendSettings, BackendSpec, Declared, Endpo
 from muleteer.supervise.process import LastExit
 from muleteer.testing.engine import FakeEngine, FakeWorld
 from tests.control.gateway_peer import GatewayPeer
+from tests.control.rig import HeldClock
 
 
 class SilentEngine(FakeEngine):
@@ -44,6 +44,7 @@ class Rig:
         self.world = world
         self.gateway = GatewayPeer(f"{run_dir}/gateway-0.sock")
         self.notices: list[str] = []
+        self.clock = HeldClock()
         self.published = asyncio.Event()
         self.declared = Declared(
             server=ServerSettings(reload=True),
@@ -60,7 +61,7 @@ class Rig:
             run_dir=self.run_dir,
             gateways=("gateway-0",),
             notice=self.notices.append,
-            clock=MonotonicClock(),
+            clock=self.clock,
         )
         self._task = asyncio.create_task(self.controller.run(self.published.set))
 
@@ -69,7 +70,7 @@ class Rig:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def until(self, holds: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    async def until(self, holds: Callable[[], Any], timeout_s: float = 40.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not holds():
                 assert not self._task.done(), self._task
@@ -125,15 +126,17 @@ async def test_a_reload_surges_switches_acknowledges_and_only_then_stops() -> No
         await rig.until(lambda: rig.gateway.replicas("m") == ["m-1", "m-2"])
         assert rig.status()["backends"][0]["state"] == "reloading"
         rig.gateway.held = asyncio.Event()
-        rig.world.finish_loading("m-2")
         revision = rig.controller.statistics().publisher.revision
-        await rig.until(lambda: rig.controller.statistics().publisher.revision > revision)
-        await asyncio.sleep(0.3)  # not acknowledged: a tick passes, and the old one still runs
-        assert rig.states()["m-1"] == "ready"
-        assert rig.status()["backends"][0]["replicas"][0]["state"] == "stopping"
-        rig.gateway.held.set()
-        await rig.until(lambda: rig.states() == {"m-2": "ready"})
-        assert rig.gateway.replicas("m") == ["m-2"]
+        with rig.clock.held():  # the time after which a gateway is not waited for any more
+            rig.world.finish_loading("m-2")
+            await rig.until(lambda: rig.controller.statistics().publisher.revision > revision)
+            steps = rig.controller.statistics().steps
+            await rig.until(lambda: rig.controller.statistics().steps > steps)
+            assert rig.states()["m-1"] == "ready", "not acknowledged: another step, and the old one still runs"
+            assert rig.status()["backends"][0]["replicas"][0]["state"] == "stopping"
+            rig.gateway.held.set()
+            await rig.until(lambda: rig.states() == {"m-2": "ready"})
+            assert rig.gateway.replicas("m") == ["m-2"]
         await rig.until(lambda: len(rig.notices) == 2)
         assert rig.notices[0] == "reloading m: m.py changed"
         assert rig.notices[1].startswith("reloaded m in ")
@@ -297,7 +300,7 @@ async def test_while_the_engine_is_silent_questions_are_answered_and_nothing_is_
         told, rig.published = len(rig.gateway.snapshots), asyncio.Event()
         engine = SilentEngine(rig.world)
         rig.start_controller(engine)
-        await asyncio.wait_for(rig.published.wait(), 10)
+        await asyncio.wait_for(rig.published.wait(), 40)
         await rig.until(lambda: rig.controller.publisher.statistics().revision)
 
         status = rig.status(await rig.controller.publisher.gateway_statistics())
