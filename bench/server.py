@@ -137,7 +137,7 @@ class Server:
     def statistics(self, gateway: str = "gateway-0") -> dict[str, Any]:
         """What a gateway tells about itself, asked on its control socket."""
         with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(5)
+            link.settimeout(20)
             link.connect(str(self.run_dir / f"{gateway}.sock"))
             link.sendall(encode_line({"type": "statistics"}))
             decoder = LineDecoder()
