@@ -18,8 +18,8 @@ def leaves_the_queue(folder, size, report):
     """Callers that leave while they wait: their calls never run."""
     with Rig(folder, replicas=1) as rig:
         rig.wait_replicas()
-        rig.ledger(rig.load(100, 1.0))  # so that service times are known and calls may wait
-        with raw(rig, request_bytes(body(7, do="sleep", amount=2.0))) as running:
+        rig.ledger(rig.load(size, 100, 1.0))  # so that service times are known and calls may wait
+        with raw(rig, request_bytes(body(7, do="hold"))) as running:
             wait_until(lambda: rig.executions()[7].started, "the first call runs")
             with contextlib.ExitStack() as waiting:
                 for nonce in range(100, 100 + size.clients):
@@ -27,9 +27,10 @@ def leaves_the_queue(folder, size, report):
                 wait_until(lambda: rig.backend()["queue"]["depth"] == size.clients, "all wait")
             wait_until(lambda: rig.backend()["queue"]["depth"] == 0, "none waits any more")
             report.expect("the queue is empty before the slot is free", not rig.executions()[7].finished)
-            running.settimeout(10)
+            (rig.folder / "go").touch()
+            running.settimeout(60)
             report.expect("the running call is answered", running.recv(20).startswith(b"HTTP/1.1 200"))
-        report.expect_accounts(rig.ledger(rig.load(50, 0.5)), rig)
+        report.expect_accounts(rig.ledger(rig.load(size, 50, 0.5)), rig)
         run = [nonce for nonce in rig.executions() if 100 <= nonce < 100 + size.clients]
         report.expect("a queued call whose caller left never runs", not run, run)
         gone = rig.statistics()["http"]["client_gone"]
@@ -45,7 +46,7 @@ def leaves_a_running_call(folder, size, report):
                 wait_until(lambda nonce=nonce: rig.executions()[nonce].started, "the call runs")
         wait_until(lambda: all(e.finished for e in rig.executions().values()), "all have ended")
         replicas = set(rig.pids("replica"))
-        ledger = rig.ledger(rig.load(100, 1.0))
+        ledger = rig.ledger(rig.load(size, 100, 1.0))
         report.expect_accounts(ledger, rig)
         used = {pid for record in ledger.ok for pid in ledger.executions[record.nonce].finished}
         report.expect("no slot leaked: the same replicas, and all of them work", used == replicas, used)
@@ -57,7 +58,7 @@ def leaves_at_any_moment(folder, size, report):
     with Rig(folder) as rig:
         rig.wait_replicas()
         replicas = set(rig.pids("replica"))
-        load = rig.load(size.rate, size.seconds)
+        load = rig.load(size, size.rate, size.seconds)
         moments = [dice.uniform(0, 0.012) for _ in range(size.clients * 10)]
 
         def visit(numbered):
@@ -74,7 +75,7 @@ def leaves_at_any_moment(folder, size, report):
         ledger = rig.ledger(load)
         report.expect_accounts(ledger, rig)
         report.expect("no replica was lost", set(rig.pids("replica")) == replicas)
-        after = rig.ledger(rig.load(100, 1.0))
+        after = rig.ledger(rig.load(size, 100, 1.0))
         used = {pid for record in after.ok for pid in after.executions[record.nonce].finished}
         report.expect("no slot leaked: all replicas work", used == replicas, used)
 
@@ -83,14 +84,14 @@ def slow_clients(folder, size, report):
     """Callers that send their headers, or their body, a byte now and then."""
     with Rig(folder, replicas=2) as rig:
         rig.wait_replicas()
-        quiet = rig.ledger(rig.load(size.rate / 2, 1.0))
+        quiet = rig.ledger(rig.load(size, size.rate / 2, 1.0))
         data = request_bytes(body(99) + b" " * 1000)
         links = []
         for number in range(size.clients):
             links.append(socket.create_connection(("127.0.0.1", rig.port), 30))
             links[-1].sendall(data[:30] if number % 2 else data[:-1000])
         begun = time.monotonic()
-        load = rig.load(size.rate / 2, 13.0)
+        load = rig.load(size, size.rate / 2, 13.0)
         ends = {}
         while len(ends) < len(links) and time.monotonic() - begun < 10 * size.slack:
             for number, link in enumerate(links):
@@ -109,7 +110,7 @@ def slow_clients(folder, size, report):
         report.expect_accounts(ledger, rig)
         waits = [quantile([r.done - r.sent for r in each.ok], 0.99) for each in (quiet, ledger)]
         quiet_s = waits[0] if size.slack == 1 else max(waits[0], 0.02)  # of a second that may have been a lucky one
-        report.expect("others' p99 ≤ 2 x", waits[1] <= 2 * size.slack * quiet_s, f"{waits[0]:.4f} → {waits[1]:.4f} s")
+        report.expect_within(f"others' p99, of {waits[0]:.4f} s when quiet,", waits[1], 2 * quiet_s, size)
 
 
 def trickle(link):
@@ -139,13 +140,13 @@ def slow_readers(folder, size, report):
             link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             link.connect(("127.0.0.1", rig.port))
             link.sendall(request_bytes(body(99, do="pad", amount=answer_bytes)) * asked)
-        wait_until(lambda: rig.backend()["open_calls"] == 0, "nothing more is run for them", seconds=30)
+        wait_until(lambda: rig.backend()["open_calls"] == 0, "nothing more is run for them", seconds=60)
         run = len(rig.executions()[99].started)
         report.expect("back-pressure: not all they asked for is run", run < size.clients * asked, f"{run} calls")
         held = (measure.memory(gateway).rss - before) / size.clients
         bound = PIPELINE_MAX * answer_bytes + 2**20
         report.expect("memory of each: 16 answers", held < bound, f"{held / 2**20:.1f} MiB each")
-        ledger = rig.ledger(rig.load(size.rate / 2, size.seconds))
+        ledger = rig.ledger(rig.load(size, size.rate / 2, size.seconds))
         report.expect("others are served", len(ledger.ok) == len(ledger.records), ledger.codes())
         links.close()
         report.expect_accounts(ledger, rig)

@@ -19,7 +19,8 @@ def strike(name, folder, size=None):
     """Commit one fault in `folder`; what came of it. Raises SkipFault where this machine cannot."""
     report = Report(name)
     try:
-        FAULTS[name](folder, size or Size(), report)
+        with report.pulse:
+            FAULTS[name](folder, size or Size(), report)
     except SkipFault:
         raise
     except (AssertionError, TimeoutError, RuntimeError, OSError, ValueError, KeyError) as error:

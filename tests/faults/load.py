@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-from bench.load import Load, Record, Target
+from bench.load import Load, Record, Target, now
 from muleteer.base.errors import CODES
 
 nonces = itertools.count(1_000_000, 1_000_000)
@@ -23,10 +23,47 @@ def body(nonce, **extra):
     return json.dumps({"nonce": nonce, **extra}).encode()
 
 
-class Background:
-    """An open-loop load in a thread of its own, for `seconds` at least, until `finish()`."""
+@dataclass
+class PatientLoad(Load):
+    """Asks for no more than the server can do: a machine that others use may be too slow for any rate that is fixed
+    beforehand, and what then is refused as late is refused rightly.
 
-    def __init__(self, port, *, rate, seconds, deadline_s=2.0, path="/predict", connections_max=1024, source=None):
+    Attributes:
+        open_max: so many requests wait for their answers at most; the next one is due when there is room again.
+    """
+
+    open_max: int = 16
+
+    async def open_loop(self, rate, seconds):
+        await self.prepare(self.open_max)
+        end, due = now() + seconds, now()
+        while now() < end and not self._stopped:
+            if self._unsettled < self.open_max and due <= now():
+                self._begin(now())
+                due = max(due, now() - 1 / rate) + 1 / rate  # what was missed is not made up for
+            self._expire()
+            await asyncio.sleep(min(0.01, max(0.0005, due - now())))
+            await asyncio.sleep(
+                0
+            )  # an end of a connection that came meanwhile is seen before the next one is sent on it
+        return await self._finish()
+
+
+class Background:
+    """A load in a thread of its own, for `seconds` at least, until `finish()`. Open loop, but for `patient`."""
+
+    def __init__(
+        self,
+        port,
+        *,
+        rate,
+        seconds,
+        deadline_s=2.0,
+        path="/predict",
+        connections_max=1024,
+        source=None,
+        patient=False,
+    ):
         headers = f"x-request-timeout-ms: {deadline_s * 1000:.0f}\r\n"
         # The caller waits a good deal longer than the deadline: an answer that comes too late must be seen, not missed.
         target = Target(
@@ -38,7 +75,7 @@ class Background:
             connections_max=connections_max,
             source=source,
         )
-        self.load = Load(target, first_nonce=next(nonces))
+        self.load = (PatientLoad if patient else Load)(target, first_nonce=next(nonces))
         self._rate = rate
         self._seconds = seconds
         self._error = None
@@ -51,6 +88,15 @@ class Background:
                 runner.run(self.load.open_loop(self._rate, SECONDS_MAX))
         except BaseException as error:
             self._error = error
+
+    def answers(self, count=1, *, since=0.0):
+        """Whether so many requests that were sent after that moment are answered well."""
+        return sum(r.status == 200 and r.sent > since for r in tuple(self.load.records)) >= count
+
+    def asked_s(self):
+        """For how long requests have been due."""
+        records = self.load.records
+        return records[-1].due - records[0].due if records else 0.0
 
     def finish(self):
         """Ask for no more, and wait until each request has its outcome. The time counts from the first request: on a

@@ -27,6 +27,12 @@ def hold_gil(seconds):
     ctypes.PyDLL(None).sleep(int(seconds))
 
 
+def hold(_):
+    """Until the file `go` is there."""
+    while not (HERE / "go").exists():
+        time.sleep(0.01)
+
+
 def segfault(_):
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -63,7 +69,7 @@ class Mule:
         elif do == "exit":
             os._exit(int(amount))
         else:
-            {"sleep": time.sleep, "spin": spin, "gil": hold_gil, "segv": segfault}[do](amount)
+            {"sleep": time.sleep, "spin": spin, "gil": hold_gil, "hold": hold, "segv": segfault}[do](amount)
 
 
 class Herd(Mule):

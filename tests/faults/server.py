@@ -37,7 +37,8 @@ class Rig(Server):
         self.replicas = replicas
         self.at_most_once = "--no-idempotent" in arguments
 
-    def load(self, rate, seconds, **more):
+    def load(self, size, rate, seconds, **more):
+        more = {"deadline_s": size.deadline_s, "patient": size.patient} | more
         return Background(self.port, rate=rate, seconds=seconds, **more)
 
     def ledger(self, *loads):
@@ -66,7 +67,7 @@ class Rig(Server):
             return set()
         return {replica["pid"] for replica in replicas if replica["state"] == "ready"}
 
-    def wait_replicas(self, count=None, *, without=(), seconds=15.0, name="Mule"):
+    def wait_replicas(self, count=None, *, without=(), seconds=60.0, name="Mule"):
         """Seconds until `count` replicas are ready and none of them has a pid of `without`."""
         count = self.replicas if count is None else count
         return wait_until(
@@ -79,7 +80,7 @@ class Rig(Server):
         """Whether a live supervisor holds the run directory."""
         return read_lock(self.run_dir) is not None
 
-    def debts(self, *, seconds=5.0):
+    def debts(self, *, seconds=20.0):
         """What a quiet server still counts as open, after at most `seconds`: nothing, if the accounts are in order."""
         try:
             wait_until(lambda: not self._open(), "quiet", seconds=seconds)
@@ -104,6 +105,15 @@ class Rig(Server):
             }
             found += [f"{name}: {key} {value}" for key, value in open_now.items() if value]
         return found
+
+
+def becomes(condition, seconds=20.0):
+    """Whether it is true, at once or soon: what one process has seen another may not have heard of yet."""
+    try:
+        wait_until(condition, "", seconds=seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 def log_of(rig, process):

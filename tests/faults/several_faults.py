@@ -1,6 +1,7 @@
 """What befalls one of several gateways, and what befalls all they have in common."""
 
 import time
+from pathlib import Path
 
 from bench.server import wait_until
 from tests.faults.server import Rig
@@ -28,7 +29,7 @@ class Several(Rig):
         one, other = self.of_each(lambda: super(Several, self).ready_pids(name))
         return one & other
 
-    def debts(self, *, seconds=5.0):
+    def debts(self, *, seconds=20.0):
         return [debt for debts in self.of_each(lambda: super(Several, self).debts(seconds=seconds)) for debt in debts]
 
     def pid_of(self, gateway):
@@ -41,13 +42,13 @@ def one_gateway_killed(folder, size, report):
     with Several(folder) as rig:
         rig.wait_replicas()
         replicas = rig.pids("replica")
-        load = rig.load(size.rate, size.seconds)
-        time.sleep(0.5)
+        load = rig.load(size, size.rate, size.seconds)
+        wait_until(lambda: load.answers(50), "some answers")
         victim, begun = rig.pid_of("gateway-1"), time.monotonic()
         rig.kill(victim)
-        wait_until(lambda: victim not in rig.pids("gateway"), "its end")
+        wait_until(lambda: not Path(f"/proc/{victim}").exists(), "its end, and that of its connections")
         gone = time.monotonic()
-        rig.wait_replicas(seconds=20)
+        rig.wait_replicas()
         report.expect_within("the other one is back, with its replicas", time.monotonic() - begun, 2.0, size)
         ledger = rig.ledger(load)
         lies = ledger.lies()
@@ -59,7 +60,7 @@ def one_gateway_killed(folder, size, report):
         report.expect("same replica pids", rig.pids("replica") == replicas)
         debts = rig.debts()
         report.expect("nothing stays open", not debts, debts)
-        load = rig.load(size.rate, size.seconds)
+        load = rig.load(size, size.rate, size.seconds)
         for _ in range(size.times // 2):
             victim = min(rig.ready_pids())
             rig.kill(victim)

@@ -78,7 +78,7 @@ def update(folder, size, report, replicas):
     with Steered(folder, one_backend("one", replicas)) as rig:
         rig.wait_replicas(replicas)
         done = [(time.monotonic(), time.monotonic(), "one")]  # when an update began, when it was done, to what
-        load = rig.load(size.rate if replicas > 1 else size.rate / 5, 0)
+        load = rig.load(size, size.rate if replicas > 1 else size.rate / 5, 0)
         for turn in range(updates):
             version = ("two", "one")[turn % 2]
             rig.write(one_backend(version, replicas))
@@ -86,7 +86,7 @@ def update(folder, size, report, replicas):
             said = rig.steer("apply", "muleteer.yaml")
             assert "settled" in said, said
             done.append((began, time.monotonic(), version))
-            wait_until(lambda: time.monotonic() - done[-1][1] > 0.2, "some requests to the new version")
+            wait_until(lambda: load.answers(20, since=done[-1][1]), "some answers of the new version")
         done.append((time.monotonic(), 0.0, ""))
         ledger = rig.ledger(load)
         report.expect_accounts(ledger, rig)
@@ -170,7 +170,7 @@ def bad_update(folder, size, report):
             (rig.folder / name).write_text(text)
         rig.wait_replicas(2)
         before = rig.ready_pids()
-        load = rig.load(size.rate / 2, 0)
+        load = rig.load(size, size.rate / 2, 0)
         for what, (status, words, spoil) in BAD.items():
             rig.write(spoil(good))
             if what == HANGS and not size.long:  # given up after five starts: too long for the short form
@@ -202,21 +202,22 @@ def rollouts(folder, size, report):
     )
     endpoints = "".join(f"  to_{new}: {{route: /{new}, backend: {new}_old}}\n" for new in news)
     with Steered(folder, f"backends:\n{backends}endpoints:\n{endpoints}") as rig:
-        wait_until(lambda: all(len(rig.ready_pids(name)) == 2 for name in news), "all replicas", seconds=20)
-        loads = {new: rig.load(150, 0, path=f"/{new}") for new in news}
+        wait_until(lambda: all(len(rig.ready_pids(name)) == 2 for name in news), "all replicas", seconds=60)
+        loads = {new: rig.load(size, 150, 0, path=f"/{new}") for new in news}
         wait_until(lambda: rig.statistics()["http"]["received"] > 300, "some requests")
         began = time.monotonic()
         for new in news:
             rig.steer("rollout", f"to_{new}", "--to", new, *POLICY)
         ends, shares = {}, {new: set() for new in news}
-        while len(ends) < len(news) and time.monotonic() - began < 60:
+        while len(ends) < len(news) and time.monotonic() - began < 120:
             for row in rig.status()["endpoints"]:
                 new = row["name"].removeprefix("to_")
                 shares[new].add(row["traffic"].get(new, 0))
                 if new not in ends and row["rollout"]["ended"]:
                     ends[new] = (row["rollout"]["phase"], time.monotonic(), row["rollout"]["reason"])
+        wait_until(lambda: rig.status()["settled"], "the gateways have heard of it", seconds=60)
         quiet = time.monotonic()
-        wait_until(lambda: time.monotonic() - quiet > 0.3, "some requests after the end")
+        wait_until(lambda: all(load.answers(20, since=quiet) for load in loads.values()), "some answers after the end")
         ledgers = {new: rig.ledger(load) for new, load in loads.items()}
         for new, phase in zip(news, ("rolled_back", "rolled_back", "completed"), strict=True):
             found, ended, reason = ends.get(new, ("", quiet, "it did not end"))
@@ -225,7 +226,7 @@ def rollouts(folder, size, report):
                 report.expect_within(f"to {new}: by itself within two intervals", ended - began, 2 * INTERVAL_S, size)
                 report.expect(f"to {new}: never more than the first share", max(shares[new]) <= 50, shares[new])
             kept = f"{new}_old" if phase == "rolled_back" else new
-            after = Counter(r.header(b"muleteer-backend").decode() for r in ledgers[new].records if r.sent > ended)
+            after = Counter(r.header(b"muleteer-backend").decode() for r in ledgers[new].records if r.sent > quiet)
             report.expect(f"to {new}: afterwards all requests go to {kept}", set(after) == {kept}, dict(after))
             report.expect_accounts(ledgers[new], rig, allowed=("model_error",) if new == "faulty" else ())
 
@@ -239,7 +240,7 @@ def sessions(folder, size, report):
     )
     count = 10_000 if size.long else 300
     with Steered(folder, declared) as rig:
-        wait_until(lambda: all(rig.ready_pids(name) for name in "ab"), "both", seconds=20)
+        wait_until(lambda: all(rig.ready_pids(name) for name in "ab"), "both", seconds=60)
         before = asked(rig, count)
         rig.steer("traffic", "e", "a=50", "b=50")
         after = asked(rig, count)
@@ -253,7 +254,7 @@ def sessions(folder, size, report):
 
 def asked(rig, count):
     """Backend and affinity of each session's answer."""
-    link, found = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=10), []
+    link, found = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=60), []
     for number in range(count):
         link.request("POST", "/predict", body(1), {"content-type": "application/json", "x-session": f"s{number}"})
         answer = link.getresponse()

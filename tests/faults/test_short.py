@@ -6,6 +6,7 @@ from tests.faults.faults import FAULTS, strike
 from tests.faults.report import SkipFault
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_fault(name, tmp_path_factory):
     try:
