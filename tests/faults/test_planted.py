@@ -16,7 +16,7 @@ BUGS = {
         "if not self._gate.route.idempotent:",
         "if False:",
         ("0 crossed, double", "run 2 times"),
-        6,
+        2,
     ),
     "a call that is run again gets another's answer": (
         "kills",
@@ -24,7 +24,7 @@ BUGS = {
         "        call.counts.answered += 1\n",
         "        if call.attempts > 1:\n            body = Endings.stale\n        Endings.stale = body\n        call.counts.answered += 1\n",
         ("0 crossed, double", "crossed, answered with"),
-        6,
+        2,
     ),
     "calls of a dead replica are forgotten": (
         "kills",
@@ -32,7 +32,7 @@ BUGS = {
         "            if call.state is not SETTLED:\n                self._binder.wait(call, front=True)\n",
         "            pass\n",
         ("no failures but none", "'deadline'"),
-        6,
+        2,
     ),
     "a slot leaks when a client leaves": (
         "leaves_a_running_call",
@@ -45,6 +45,7 @@ BUGS = {
 }
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_harness_sees(bug, tmp_path_factory, monkeypatch):
     fault, file, healthy, sick, (promise, sign), times = BUGS[bug]
@@ -55,5 +56,5 @@ def test_the_harness_sees(bug, tmp_path_factory, monkeypatch):
     assert text.count(healthy) == 1, f"{file} has changed: plant the bug elsewhere"
     patched.write_text(text.replace(healthy, sick))
     monkeypatch.setattr(Rig, "source", source)
-    report = strike(fault, tmp_path_factory.mktemp("f"), Size(seconds=3.0, rate=550, times=times))
+    report = strike(fault, tmp_path_factory.mktemp("f"), Size(times=times))
     assert any(promise in finding.promise and sign in finding.observed for finding in report.broken), report.findings
