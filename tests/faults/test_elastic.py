@@ -10,7 +10,9 @@ import pytest
 
 from bench.server import Server, wait_until
 from tests.faults.load import Background, ask, error_of
+from tests.faults.pulse import Pulse
 
+pytestmark = pytest.mark.timeout(400)
 MODEL = """\
 import time
 
@@ -41,7 +43,7 @@ class Elastic(Server):
         """Pids of those that serve."""
         return {row["pid"] for row in self.backend()["replicas"] if row["state"] == "ready"}
 
-    def wait_for(self, state, seconds=15.0):
+    def wait_for(self, state, seconds=60.0):
         return wait_until(lambda: self.backend()["state"] == state, state, seconds=seconds)
 
 
@@ -64,26 +66,29 @@ def serving():
 
 def test_a_step_of_the_load_adds_replicas_which_outlive_the_controller_and_leave_later(serving):
     server = serving("replicas: {min: 1, max: 6}, slo: {p99: 200ms}, timeout: 5s")
-    quiet = Background(server.port, rate=10, seconds=2.0)
-    wait_until(lambda: server.backend()["sizing"]["limited_by"] != "start", "measured")
     assert len(server.replicas()) == 1
-    step = Background(server.port, rate=100, seconds=6.0)
-    wait_until(lambda: len(server.replicas()) >= 3, "2.2 busy replicas, and room")
-    before = server.replicas()
-    (controller,) = server.pids("controller")
-    server.kill(controller)
-    wait_until(lambda: server.pids("controller") not in ([], [controller]), "another controller")
-    wait_until(lambda: server.probe("/readyz") == 200 and _answers(server), "it answers")
-    assert before <= server.replicas(), "adopted, and as many"
-    records = step.finish().records
-    last = records[-len(records) // 4 :]
-    assert sum(record.latency_s > 0.2 for record in last) <= 0.1 * len(last), "the target holds again"
+    quiet = Background(server.port, rate=10, seconds=2.0)
+    wait_until(lambda: server.backend()["sizing"]["limited_by"] != "start", "measured", seconds=60)
+    with Pulse() as pulse:
+        step = Background(server.port, rate=100, seconds=6.0, deadline_s=5.0)
+        wait_until(lambda: len(server.replicas()) >= 3, "2.2 busy replicas, and room", seconds=60)
+        before = server.replicas()
+        (controller,) = server.pids("controller")
+        server.kill(controller)
+        wait_until(lambda: server.pids("controller") not in ([], [controller]), "another controller", seconds=60)
+        wait_until(lambda: _answers(server), "it answers", seconds=60)
+        wait_until(lambda: before <= server.replicas(), "adopted, and as many", seconds=60)
+        records = step.finish().records
     statuses = [record.status for record in records]
-    assert set(statuses) <= {200, 503}
-    assert statuses.count(503) < 0.2 * len(statuses), "only before the first new replica was there"
+    assert set(statuses) <= {200, 503, 504}
+    if pulse.late_s + max(record.sent - record.due for record in records) < 1.0:  # else no rate can be promised
+        last = records[-len(records) // 4 :]
+        assert sum(record.latency_s > 0.2 for record in last) <= 0.1 * len(last), "the target holds again"
+        assert 504 not in statuses
+        assert statuses.count(503) < 0.2 * len(statuses), "only before the first new replica was there"
     quiet.finish()
-    small = Background(server.port, rate=10, seconds=1.0)
-    wait_until(lambda: len(server.replicas()) < len(before), "a smaller number", seconds=20)
+    small = Background(server.port, rate=10, seconds=1.0, deadline_s=10.0)
+    wait_until(lambda: len(server.replicas()) < len(before), "a smaller number", seconds=60)
     assert {record.status for record in small.finish().records} == {200}, "scaling down loses nothing"
 
 
@@ -101,7 +106,7 @@ def test_it_sleeps_and_a_call_wakes_it_whatever_was_killed_meanwhile(serving):
     for _ in range(2):
         assert [ask(server.port).status for _ in range(3)] == [200] * 3
         server.wait_for("asleep")
-        wait_until(lambda: not server.pids("replica"), "its process ends")
+        wait_until(lambda: not server.pids("replica"), "its process ends", seconds=60)
 
     start_s = server.backend()["sizing"]["start_s"]
     assert start_s > 0.2
@@ -109,14 +114,14 @@ def test_it_sleeps_and_a_call_wakes_it_whatever_was_killed_meanwhile(serving):
     assert (hasty.status, error_of(hasty)["code"]) == (503, "loading")
     assert b"retry-after: " in hasty.head
     server.wait_for("ready")
-    assert ask(server.port, deadline_s=5).status == 200
+    assert ask(server.port, deadline_s=20).status == 200
     server.wait_for("asleep")
 
     server.kill(*server.pids("controller"))
     assert ask(server.port).status == 200, "the call waits for the controller too"
-    wait_until(lambda: _state(server) == "asleep", "asleep", seconds=15)
+    wait_until(lambda: _state(server) == "asleep", "asleep", seconds=60)
     server.kill(*server.pids("gateway"))
-    wait_until(lambda: ask(server.port).status == 200, "a new gateway")
+    wait_until(lambda: ask(server.port).status == 200, "a new gateway", seconds=60)
 
 
 def _state(server):

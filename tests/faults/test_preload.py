@@ -8,6 +8,7 @@ import pytest
 from bench.server import Server, wait_until
 from tests.faults.load import Background, ask
 
+pytestmark = pytest.mark.timeout(400)
 MODEL = """\
 import numpy as np
 
@@ -38,7 +39,7 @@ def server():
     )
     server.write(1)
     server.start()
-    wait_until(lambda: server.backend()["state"] == "ready", "both replicas")
+    wait_until(lambda: server.backend()["state"] == "ready", "both replicas", seconds=60)
     yield server
     server.close()
 
@@ -46,16 +47,23 @@ def server():
 def test_a_rolling_update_with_kills_on_the_way_loses_nothing(server):
     (template,) = server.templates()
     assert len(server.pids("replica")) == 2
-    load = Background(server.port, rate=100, seconds=2.0)
+    load = Background(server.port, rate=100, seconds=2.0, deadline_s=10.0, patient=True)
+    wait_until(load.answers, "an answer of the first version")
     server.write(2)
-    wait_until(lambda: ask(server.port).body == b"2", "the new version answers")
+    wait_until(lambda: ask(server.port).body == b"2", "the new version answers", seconds=60)
     wait_until(
-        lambda: server.backend()["state"] == "ready" and len(server.templates()) == 1, "only the new one is left"
+        lambda: server.backend()["state"] == "ready" and len(server.templates()) == 1,
+        "only the new one is left",
+        seconds=60,
     )
     (following,) = server.templates()
     assert following != template
     server.kill(following, server.pids("replica")[0])
-    wait_until(lambda: server.backend()["state"] == "ready" and server.templates() not in ([], [following]), "all back")
+    wait_until(
+        lambda: server.backend()["state"] == "ready" and server.templates() not in ([], [following]),
+        "all back",
+        seconds=60,
+    )
     assert ask(server.port).body == b"2"
     records = load.finish().records
     assert {record.status for record in records} == {200}
