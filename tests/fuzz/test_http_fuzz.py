@@ -19,8 +19,7 @@ import h11
 import pytest
 
 from muleteer.gateway.exchange import Response
-from muleteer.gateway.http.bounds import HttpBounds
-from tests.gateway.http.rig import Client, Ledgered, Served, chunked, get, post
+from tests.gateway.http.rig import Client, Ledgered, Served, chunked, get, patient, post
 from tests.gateway.http.test_input import CASES
 from tests.waiting import until
 
@@ -189,7 +188,7 @@ def test_no_bytes_break_the_server():
     print(f"MULETEER_FUZZ_SEED={SEED}")
     end_s = time.monotonic() + SECONDS
     rounds = 0
-    with Served(Everything(), bounds=HttpBounds(tick_s=0.05)) as served:
+    with Served(Everything(), bounds=patient(tick_s=0.05)) as served:
         while time.monotonic() < end_s:
             rng = random.Random(f"{SEED}/{rounds}")  # a round can be repeated alone
             for _ in range(ROUND):
