@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from muleteer.control.scaling import HOLD_S_MIN
 from muleteer.engine.port import Capacity
 from muleteer.testing.engine import FakeEngine
 from tests.control.rig import Rig, asynchronous, running
@@ -228,8 +229,10 @@ async def test_an_update_starts_with_the_number_that_runs_and_a_target_out_of_re
         await until(lambda: list(states(rig).values()).count("ready") >= 3)
         await until(lambda: "slo of m" in rig.problems())
         assert "p99 40ms is out of reach with any number of replicas" in rig.problems()["slo of m"]
-        before = set(states(rig))
+        before, began = set(states(rig)), rig.clock.now()
         await rig.done("PATCH", "/v1/backends/m", {"concurrency": 2})
         await until(lambda: not before & set(states(rig)))
-        assert list(states(rig).values()).count("ready") >= len(before), "replaced one by one, none missing"
+        # fewer are enough with two calls at a time; later than this a late machine has rightly given one up
+        least = len(before) if rig.clock.now() - began < HOLD_S_MIN else 1
+        assert list(states(rig).values()).count("ready") >= least, "replaced one by one, none missing"
         assert {rig.world.requests[id].settings.concurrency for id in states(rig)} == {2}
