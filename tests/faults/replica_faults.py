@@ -203,7 +203,7 @@ def never_ready(folder, size, report):
             return next(backend for backend in rig.status()["backends"] if backend["name"] == "frail")
 
         wait_until(lambda: frail()["replicas"][0]["state"] == "backoff", "back-off", seconds=40)
-        record = ask(rig.port, path="/frail")
+        record = ask(rig.port, path="/frail", deadline_s=120.0)  # it may wait for the starts: longer than five of them
         report.expect("503 meanwhile", record.status == 503, record.body)
         wait_until(lambda: frail()["state"] == "failed", "failed", seconds=90)
         took = time.monotonic() - begun
