@@ -38,7 +38,7 @@ class Server:
         assert code == 200
         return status
 
-    def until(self, holds: Callable[[dict[str, Any]], Any], timeout_s: float = 30.0) -> dict[str, Any]:
+    def until(self, holds: Callable[[dict[str, Any]], Any], timeout_s: float = 60.0) -> dict[str, Any]:
         """The first status for which `holds`; a controller that is being restarted is waited for."""
         give_up = time.monotonic() + timeout_s
         last: object = None
@@ -51,6 +51,12 @@ class Server:
                 last = error
             time.sleep(0.05)
         raise AssertionError(f"not in {timeout_s} s: {last}")
+
+    def edit(self, source: str) -> None:
+        """As one step: a file that is empty for a moment might be loaded as it is."""
+        aside = self.run_dir / "m.py.new"
+        aside.write_text(source)
+        aside.replace(self.run_dir / "m.py")
 
     def pids(self) -> dict[str, int]:
         return {row["id"]: row["pid"] for row in self.status()["backends"][0]["replicas"]}
@@ -122,14 +128,14 @@ def test_a_killed_replica_comes_back_under_its_name_and_address() -> None:
 def test_a_reload_with_real_processes() -> None:
     with serving() as server:
         before = server.until(is_ready)["backends"][0]
-        (server.run_dir / "m.py").write_text(MODEL.replace("version = 1", "version = 2"))
+        server.edit(MODEL.replace("version = 1", "version = 2"))
         after = server.until(
             lambda status: status["backends"][0]["generation"] == 2 and len(status["backends"][0]["replicas"]) == 1
         )["backends"][0]
         assert after["replicas"][0]["id"] == "m-2"
         assert not Path(before["replicas"][0]["address"].removeprefix("unix:")).exists()
         assert not Path(f"/proc/{before['replicas'][0]['pid']}").exists()
-        (server.run_dir / "m.py").write_text("class Model(")
+        server.edit("class Model(")
         broken = server.until(lambda status: status["backends"][0]["reason"])["backends"][0]
         assert broken["state"] == "ready"
         assert "SyntaxError" in broken["reason"] or "never closed" in broken["reason"]
@@ -139,7 +145,7 @@ def test_a_reload_with_real_processes() -> None:
 def test_without_the_engine_the_admin_api_says_what_is_not_known() -> None:
     """Engine ray, and no bridge to ask what runs."""
     with serving(engine="ray", replicas=2) as server:
-        status = server.until(lambda _: True, timeout_s=15.0)
+        status = server.until(lambda status: "ray" in status["problems"])
         (backend,) = status["backends"]
         assert (backend["state"], backend["replicas"], status["settled"]) == ("unknown", [], False)
         assert status["problems"]["ray"].startswith("the bridge to Ray cannot be reached")
@@ -244,7 +250,7 @@ def test_shutdown_stops_everything() -> None:
             server = Server(run_dir)
             server.until(lambda status: status["revision"] == 1)
             assert server.ask("POST", "/v1/shutdown")[0] == 200
-            assert supervisor.wait(15) == 0
+            assert supervisor.wait(60) == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ['{"run_dir": "/nowhere"}']])
@@ -256,7 +262,7 @@ def test_started_by_hand_it_says_so(arguments: list[str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 2
     assert "muleteer serve" in done.stderr
