@@ -21,9 +21,11 @@ from muleteer.spec.start import Start
 from tests.control.gateway_peer import GatewayPeer
 from tests.control.http_peer import ask
 from tests.engine.supervised import run_directory, supervised
+from tests.waiting import until
 
 KILLS = 20
 KILLS_MAX = 100
+COUNT_MAX = 400  # for three steps of seven
 
 
 class Server:
@@ -33,7 +35,7 @@ class Server:
 
     def patiently(self, method: str, path: str, body: Any = None) -> Any:
         """The answer of the next controller that lives."""
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 60
         while True:
             try:
                 answer = ask(self.admin, method, path, body)
@@ -90,14 +92,14 @@ def test_a_kill_in_the_middle_of_an_apply_leaves_the_old_or_the_new() -> None:
     chance = random.Random(20)
     kept = lost = 0
     with serving() as server:
-        for before in (1, 2):  # the second undisturbed one tells where in time the middle is
+        for before in (1, 2):  # the second undisturbed one tells where in time the middle is, roughly
             began = time.monotonic()
             server.patiently("POST", "/v1/apply", {"declared": file(before), "base_dir": str(server.run_dir)})
-            took_s = time.monotonic() - began
+            within_s = 1.5 * (time.monotonic() - began)
         number = before
         while number < KILLS or not (kept and lost):
             number += 1
-            assert number < KILLS_MAX, (kept, lost, took_s)
+            assert number < KILLS_MAX, (kept, lost, within_s)
             pid = server.pid()
             request = {"declared": file(number), "base_dir": str(server.run_dir)}
             answered: list[int] = []
@@ -108,7 +110,7 @@ def test_a_kill_in_the_middle_of_an_apply_leaves_the_old_or_the_new() -> None:
 
             sender = threading.Thread(target=send)
             sender.start()
-            time.sleep(chance.uniform(0, 1.5 * took_s))
+            time.sleep(chance.uniform(0, within_s))
             os.kill(pid, signal.SIGKILL)
             sender.join()
             now = server.patiently("GET", "/v1/declared")
@@ -116,6 +118,7 @@ def test_a_kill_in_the_middle_of_an_apply_leaves_the_old_or_the_new() -> None:
             assert found in (before, number)
             assert not answered or (answered == [200] and found == number), "what was answered is kept"
             kept, lost = kept + (found == number), lost + (found == before)
+            within_s *= 0.8 if found == number else 1.25  # the machine is not always as quick as it was then
             before = found
         history = server.patiently("GET", "/v1/history?limit=100")["history"]
         assert [row["revision"] for row in history] == list(range(len(history), 0, -1))
@@ -123,11 +126,12 @@ def test_a_kill_in_the_middle_of_an_apply_leaves_the_old_or_the_new() -> None:
 
 
 class Gateway:
-    """A gateway's control socket in a thread, whose counts grow whenever they are asked for."""
+    """A gateway's control socket in a thread, whose counts grow: up to `COUNT_MAX` until `unbounded` is set."""
 
     def __init__(self, run_dir: Path) -> None:
         self.peer = GatewayPeer(str(run_dir / "gateway-0.sock"))
         self.loop = asyncio.new_event_loop()
+        self.unbounded = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
@@ -139,7 +143,7 @@ class Gateway:
         await self.peer.open()
         count = 0
         while not self._end.is_set():
-            count += 100
+            count += 100 if count < COUNT_MAX or self.unbounded.is_set() else 0
             version = {"outcomes": {"ok": count}, "latency": {"counts": {"100": count}}}
             versions = {"a": version, "b": version}
             self.peer.statistics = {"epoch": "1", "endpoints": {"e": {"versions": versions}}}
@@ -182,12 +186,13 @@ def test_a_rollout_goes_on_where_the_killed_controller_was() -> None:
                 time.sleep(chance.uniform(0, 1.5))
                 os.kill(server.pid(), signal.SIGKILL)
                 kills += 1
+            if kills == 3:
+                gateway.unbounded.set()  # however long the kills took, it is not over before
             time.sleep(0.1)
         assert found["phase"] == "completed"
-        assert kills >= 3, "a rollout of seven steps of a second each sees several"
         declared = server.patiently("GET", "/v1/declared")["declared"]
         assert declared["endpoints"]["e"]["traffic"] == {"a": 0, "b": 100}
         expected = [0.0, *map(float, steps)]
+        until(lambda: gateway.shares()[-1] == 100, gateway.shares)  # what is declared is published a moment later
         shares = gateway.shares()
         assert shares == [share for share in expected if share in shares], "only forward"
-        assert shares[-1] == 100
