@@ -72,7 +72,7 @@ def test_a_step_of_the_load_adds_replicas_which_outlive_the_controller_and_leave
     with Pulse() as pulse:
         step = Background(server.port, rate=100, seconds=6.0, deadline_s=5.0)
         wait_until(lambda: len(server.replicas()) >= 3, "2.2 busy replicas, and room", seconds=60)
-        before = server.replicas()
+        before, start_s = server.replicas(), server.backend()["sizing"]["start_s"]
         (controller,) = server.pids("controller")
         server.kill(controller)
         wait_until(lambda: server.pids("controller") not in ([], [controller]), "another controller", seconds=60)
@@ -81,7 +81,8 @@ def test_a_step_of_the_load_adds_replicas_which_outlive_the_controller_and_leave
         records = step.finish().records
     statuses = [record.status for record in records]
     assert set(statuses) <= {200, 503, 504}
-    if pulse.late_s + max(record.sent - record.due for record in records) < 1.0:  # else no rate can be promised
+    late_s = pulse.late_s + max(record.sent - record.due for record in records)
+    if late_s < 1.0 and start_s < 1.0:  # a start takes 0.2 s and an interpreter's: else the machine was late
         last = records[-len(records) // 4 :]
         assert sum(record.latency_s > 0.2 for record in last) <= 0.1 * len(last), "the target holds again"
         assert 504 not in statuses
