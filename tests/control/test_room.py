@@ -51,6 +51,7 @@ class Model:
         for _ in range(20):
             self.held.append(b"x" * 20_000_000)
             time.sleep(0.1)
+        time.sleep(3600)  # it is ended before, however late
     def predict(self):
         return "ok"
 """
@@ -142,8 +143,9 @@ def test_one_that_fits_nowhere_is_not_started_again_and_again(folder) -> None:
         refused, error, _ = ask(server, "/predict", {})
         assert (refused, error["code"]) == (503, "memory"), error
         assert ask(server, "/predict", {})[0] == 503
-        told = (server.run_dir / "logs" / "controller.log").read_text()
-        assert told.count("replacing Model-") == 1, "what it took the first time is known"
+        log = server.run_dir / "logs" / "controller.log"
+        wait_until(lambda: "replacing Model-" in log.read_text(), "it is logged")
+        assert log.read_text().count("replacing Model-") == 1, "what it took the first time is known"
 
 
 NEVER = """
@@ -173,6 +175,7 @@ def test_one_that_is_applied_and_never_fits_is_failed_until_it_needs_less(folder
         assert large()[0] == "failed"
         assert str(large()[1]).startswith("a replica takes 290MiB, and all that replicas may hold is ")
         assert ask(server, "/small", {})[:2] == (200, "ok")
+        wait_until(lambda: ask(server, "/large", {})[0] != 404, "the gateway knows the route")
         refused, error, _ = ask(server, "/large", {})
         assert (refused, error["code"]) == (503, "memory"), error
         (folder / "never.yaml").write_text(NEVER.replace("SIZE", "61MiB"))
