@@ -37,6 +37,7 @@ class RayCluster:
     """`start()` and `stop()`; everything of it lies in one folder, by which its processes are found."""
 
     second = SECOND
+    _second_prefix: tuple[str, ...] = ()
 
     def __init__(self, **environment: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mulray"))
@@ -72,7 +73,14 @@ class RayCluster:
 
     def add_node(self, *, cpus: int = 8) -> None:
         """The second node, also again after it was killed."""
-        self._ray("start", f"--address={self.address}", f"--node-ip-address={self.second}", *self._common(cpus))
+        arguments = ("start", f"--address={self.address}", f"--node-ip-address={self.second}", *self._common(cpus))
+        for _ in range(_TRIES - 1):
+            try:
+                return self._ray(*arguments, prefix=self._second_prefix)
+            except AssertionError:  # Ray gives a node 30 s, and a machine may need more for it
+                with suppress(ProcessLookupError, ValueError):
+                    os.kill(self.raylet(self.second), signal.SIGKILL)
+        return self._ray(*arguments, prefix=self._second_prefix)
 
     def stop(self) -> None:
         self._end_processes()
@@ -152,6 +160,7 @@ class SeparateCluster(RayCluster):
         self.head, self.second = (f"10.213.{os.getpid() % 254 + 1}.{number}" for number in (1, 2))
         self._space = f"mul{os.getpid()}"
         self._link = f"mul{os.getpid()}a"
+        self._second_prefix = ("ip", "netns", "exec", self._space)
 
     def open_network(self) -> bool:
         """Whether this machine lets us."""
@@ -171,10 +180,6 @@ class SeparateCluster(RayCluster):
 
     def head_host(self) -> str:
         return self.head
-
-    def add_node(self, *, cpus: int = 8) -> None:
-        arguments = ("start", f"--address={self.address}", f"--node-ip-address={self.second}", *self._common(cpus))
-        self._ray(*arguments, prefix=("ip", "netns", "exec", self._space))
 
     def cut(self) -> None:
         assert _ip("link", "set", self._link, "down")
