@@ -58,6 +58,14 @@ def test_on_shared_cores_one_more_gains_nothing():
     assert rates[3] < 1.05 * rates[1]
     found = plan(Question(rates[1] * 0.8, 0.1, cores=2), busy)
     assert found.problems == ()
+    assert found.one_more.endswith("more memory: 2 cores are shared already"), found.one_more
+
+
+@pytest.mark.parametrize("cores", [None, 2])
+def test_where_hardly_a_call_waits_the_cores_are_not_the_reason_why_one_more_gains_nothing(cores):
+    found = plan(Question(0.5, 0.1, cores=cores), workload(cpu_s=0.001))
+    assert found.replicas == 1
+    assert found.one_more == "with 2: nothing gained for 100MiB more memory: calls hardly wait"
 
 
 def test_more_replicas_than_a_backend_may_have_are_no_plan():

@@ -239,11 +239,16 @@ def _allowed(workload: Workload, replicas: int, rate: float, target_s: float) ->
 
 
 def _one_more(workload: Workload, replicas: int, rate: float, cores: float | None) -> str:
-    now, then = (_response(workload, count, rate, cores).p99_s for count in (replicas, replicas + 1))
+    now, then, alone = (
+        _response(workload, count, rate, there).p99_s
+        for count, there in ((replicas, cores), (replicas + 1, cores), (replicas + 1, None))
+    )
     memory = f"{format_bytes(workload.memory_bytes)} more memory"
-    if cores is not None and then > now * (1 - GAIN_MIN):
-        return f"with {replicas + 1}: nothing gained for {memory}: {cores:g} cores are shared already"
-    return f"with {replicas + 1}: p99 {_time(then)} instead of {_time(now)}, for {memory}"
+    if then <= now * (1 - GAIN_MIN):
+        return f"with {replicas + 1}: p99 {_time(then)} instead of {_time(now)}, for {memory}"
+    shared = cores is not None and alone <= now * (1 - GAIN_MIN)
+    why = f"{cores:g} cores are shared already" if shared else "calls hardly wait"
+    return f"with {replicas + 1}: nothing gained for {memory}: {why}"
 
 
 def _time(seconds: float) -> str:
