@@ -2,6 +2,8 @@
 
 STAMPS := .venv/stamps
 BIN := .venv/bin
+# Some images set it: then every process that a test starts would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup serve test chaos fuzz bench docs lock clean
 
