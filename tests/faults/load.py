@@ -43,9 +43,7 @@ class PatientLoad(Load):
                 due = max(due, now() - 1 / rate) + 1 / rate  # what was missed is not made up for
             self._expire()
             await asyncio.sleep(min(0.01, max(0.0005, due - now())))
-            await asyncio.sleep(
-                0
-            )  # an end of a connection that came meanwhile is seen before the next one is sent on it
+            await asyncio.sleep(0)  # an end of a connection is seen before the next request is sent on it
         return await self._finish()
 
 
@@ -63,6 +61,7 @@ class Background:
         connections_max=1024,
         source=None,
         patient=False,
+        open_max=PatientLoad.open_max,
     ):
         headers = f"x-request-timeout-ms: {deadline_s * 1000:.0f}\r\n"
         # The caller waits a good deal longer than the deadline: an answer that comes too late must be seen, not missed.
@@ -75,7 +74,10 @@ class Background:
             connections_max=connections_max,
             source=source,
         )
-        self.load = (PatientLoad if patient else Load)(target, first_nonce=next(nonces))
+        if patient:
+            self.load = PatientLoad(target, first_nonce=next(nonces), open_max=open_max)
+        else:
+            self.load = Load(target, first_nonce=next(nonces))
         self._rate = rate
         self._seconds = seconds
         self._error = None

@@ -9,8 +9,8 @@ from bench.server import wait_until
 from tests.faults.load import body, error_of
 from tests.faults.server import EXPECTED, MODEL, Rig
 
-STEADY = ("time.sleep(0.005)", "time.sleep(0.1)")
-"""So long that what a busy machine adds, tens of milliseconds, does not hide twice the time, nor look like it."""
+STEADY = ("time.sleep(0.005)", "time.sleep(0.5)")
+"""So long that what a busy machine adds, tenths of a second, does not hide twice the time, nor look like it."""
 VERSIONS = {
     "one": (),
     "two": (('VERSION = "one"', 'VERSION = "two"'),),
@@ -20,7 +20,7 @@ VERSIONS = {
         STEADY,
         ('self._note(nonce, "end")', 'self._note(nonce, "end")\n        if nonce % 20 == 7: raise ValueError("5 %")'),
     ),
-    "slow": ((STEADY[0], "time.sleep(0.2)"),),
+    "slow": ((STEADY[0], "time.sleep(1)"),),
 }
 """Each is the model with changes: name of the version, 5 % errors, twice the time of the steady one."""
 POLICY = ("--steps", "50,100", "--interval", "3s", "--min-requests", "100")
@@ -196,14 +196,14 @@ def rollouts(folder, size, report):
     """Side by side: to a version with 5 % errors, to one of twice the latency, to one as good."""
     news = ("faulty", "slow", "equal")
     backends = "".join(
-        f'  {name}: {{model: "{version}.py:Mule", replicas: 2, concurrency: 16}}\n'
+        f'  {name}: {{model: "{version}.py:Mule", replicas: 2, concurrency: 32}}\n'
         for new in news
         for name, version in ((f"{new}_old", "steady"), (new, new))
     )
     endpoints = "".join(f"  to_{new}: {{route: /{new}, backend: {new}_old}}\n" for new in news)
     with Steered(folder, f"backends:\n{backends}endpoints:\n{endpoints}") as rig:
         wait_until(lambda: all(len(rig.ready_pids(name)) == 2 for name in news), "all replicas", seconds=60)
-        loads = {new: rig.load(size, 150, 0, path=f"/{new}") for new in news}
+        loads = {new: rig.load(size, 80, 0, path=f"/{new}", open_max=64) for new in news}
         wait_until(lambda: rig.statistics()["http"]["received"] > 300, "some requests")
         began = time.monotonic()
         for new in news:
