@@ -21,7 +21,7 @@ test: setup $(STAMPS)/dev $(STAMPS)/ray ## lint, types, every test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --ignore tests/faults --ignore tests/ray
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest --numprocesses 2 tests/faults
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/ray
 
 chaos: setup $(STAMPS)/dev ## kill things under load, for long; prints its seed
