@@ -416,3 +416,49 @@ def test_a_replica_that_gives_every_call_back_ends_in_503(uvloop_rig):
         await rig.quiet()
 
     uvloop_rig(test)
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["calls", "batches"])
+def test_what_was_lost_on_a_node_is_run_again_on_another_one_while_that_has_room(uvloop_rig, batch):
+    """The replicas of a lost node do not die in the same moment: the next one may be about to."""
+
+    async def test(rig):
+        for host in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+            await rig.replica(host=host, batch=batch, script=lambda _: Hang())
+        first, beside, elsewhere = rig.replicas
+        rig.publish([first])
+        await rig.ready(1)
+        lost = rig.send()
+        await rig.until(lambda: first.calls)
+        rig.publish()
+        await rig.ready(3)
+        first.die(stay_dead=True)
+        await rig.until(lambda: elsewhere.calls or beside.calls)
+        assert not beside.calls
+        beside.script = lambda _: Answer()
+        more = rig.send()
+        assert (await more.outcome()).status == 200, "who lost nothing goes there"
+        elsewhere.die(stay_dead=True)
+        assert (await lost.outcome()).code == "replica_died"
+        await rig.quiet()
+
+    uvloop_rig(test)
+
+
+def test_what_was_lost_on_the_only_node_is_run_again_there(uvloop_rig):
+    async def test(rig):
+        for _ in range(2):
+            await rig.replica(host="127.0.0.2", script=lambda _: Hang())
+        first, beside = rig.replicas
+        beside.script = lambda _: Answer()
+        rig.publish([first])
+        await rig.ready(1)
+        lost = rig.send()
+        await rig.until(lambda: first.calls)
+        rig.publish()
+        await rig.ready(2)
+        first.die(stay_dead=True)
+        assert (await lost.outcome()).status == 200
+        await rig.quiet()
+
+    uvloop_rig(test)

@@ -81,6 +81,7 @@ class Call:
         size: bytes of body that are reserved: as announced while reading (0 if unknown), then as received.
         attempts: times it was sent to a replica that may have run it.
         deaths: of replicas that had it, or times that one broke a rule.
+        lost_on: host of the last of those; empty for this machine.
         bounces: times a replica gave it back unrun.
         retried: its place in the retry budget, if it is run again.
         way: from its endpoint to its backend; set when that is known.
@@ -108,6 +109,7 @@ class Call:
         "head",
         "link",
         "link_id",
+        "lost_on",
         "owner",
         "priority",
         "retried",
@@ -132,6 +134,7 @@ class Call:
         self.body = b""
         self.attempts = 0
         self.deaths = 0
+        self.lost_on = ""
         self.bounces = 0
         self.retried: RetryPlace | None = None
         self.copy = False

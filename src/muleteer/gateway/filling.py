@@ -161,8 +161,8 @@ class Filler:
             self._owner.start_batch(target, calls, now)
 
     def _by_link(self, link: Link, calls: Sequence[Call]) -> dict[Link, Sequence[Call]]:
-        """All to `link`, but for those whose session keeps to another replica that has room: to that one."""
-        if not any(call.session is not None and call.session.replica for call in calls):
+        """All to `link`, but for those that rather go to another one."""
+        if not any(call.lost_on or (call.session is not None and call.session.replica) for call in calls):
             return {link: calls}
         targets: dict[Link, list[Call]] = {}
         for call in calls:

@@ -107,12 +107,17 @@ class Gate:
 
     def own_link(self, call: Call, link: Link) -> Link:
         """`link`, or rather the one that the call's session keeps to, if that has room as well. A busy one is not
-        waited for: a slot that idles while calls wait would cost everybody, and a move costs one session.
+        waited for: a slot that idles while calls wait would cost everybody, and a move costs one session. What was
+        lost on one host goes to another one likewise: a host that is lost may take its replicas along one by one.
         """
-        session = call.session
+        session, slots = call.session, self.capacity.slots
+        if call.lost_on and call.lost_on == link.host:
+            elsewhere = slots.other(
+                lambda other: other.host != link.host and other.batched is link.batched, beside=link
+            )
+            return elsewhere or link
         if session is None or not session.replica:
             return link
-        slots = self.capacity.slots
         own = session.preferred(slots)
         fits = own is not None and own.batched is link.batched and slots.has_room(own, beside=link)
         return own if own is not None and fits else link

@@ -134,6 +134,7 @@ class Links:
                 continue
             failure = self._reruns.failure(call, place or RetryPlace(), active, error, now)
             if failure is None:
+                call.lost_on = link.host
                 again.append(call)
             else:
                 self._endings.fail(call, failure)

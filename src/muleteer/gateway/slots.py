@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -81,6 +81,11 @@ class Slots(Generic[L]):
             self.total -= link.concurrency
             if place >= 0:
                 del self._levels[place][link]
+
+    def other(self, fits: Callable[[L], bool], *, beside: L) -> L | None:
+        """The least loaded one that fits and takes a call now that could go to `beside`; None: there is none."""
+        found = (link for level in self._levels for link in level if fits(link))
+        return next((link for link in found if self.has_room(link, beside=beside)), None)
 
     def moved(self, link: L) -> None:
         """Its load has changed. Nothing happens to one that is not here."""

@@ -89,6 +89,7 @@ class ScriptedReplica:
     batch: it takes batches: the members of one have their turn together and are answered together, after the slowest. A
         member whose action is neither Answer nor Fail decides for all.
     heeds_cancel: give back a cancelled call whose turn has not come.
+    host: listen there, on TCP, instead of at `path`.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ScriptedReplica:
         warm_up_us: int = 0,
         batch: bool = False,
         heeds_cancel: bool = True,
+        host: str = "",
     ) -> None:
         self.path = path
         self.script = script
@@ -111,6 +113,7 @@ class ScriptedReplica:
         self.warm_up_us = warm_up_us
         self.batch = batch
         self.heeds_cancel = heeds_cancel
+        self.host = host
         self.calls: list[SeenCall] = []
         self.batches: list[int] = []  # how many calls had their turn together
         self.life = 0
@@ -122,7 +125,10 @@ class ScriptedReplica:
     @property
     def address(self) -> str:
         """For a snapshot."""
-        return f"unix:{self.path}"
+        if not self.host:
+            return f"unix:{self.path}"
+        assert self._server is not None
+        return f"tcp:{self.host}:{self._server.sockets[0].getsockname()[1]}"
 
     @property
     def linked(self) -> bool:
@@ -131,7 +137,10 @@ class ScriptedReplica:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Life(self), str(self.path))
+        if self.host:
+            self._server = await loop.create_server(lambda: _Life(self), self.host, 0)
+        else:
+            self._server = await loop.create_unix_server(lambda: _Life(self), str(self.path))
         return self
 
     async def __aexit__(
