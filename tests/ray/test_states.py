@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -210,6 +211,34 @@ class Model:
     def predict(self):
         return 1
 """
+
+
+def test_what_has_not_changed_is_uploaded_once(bridge, tmp_path):
+    """Told by what the bridge writes: an upload begins with an archive of the folder."""
+    weights = 8_000_000
+    (tmp_path / "weights.bin").write_bytes(os.urandom(weights))
+
+    def written():
+        (line,) = (line for line in Path(f"/proc/{bridge.process.pid}/io").read_text().splitlines() if "wchar" in line)
+        return int(line.split()[1])
+
+    async def test():
+        async with watched(bridge) as watch:
+
+            async def start(id, source=GOOD):
+                before = written()
+                watch.start(request(tmp_path, id, source, cpus=0.1))
+                await watch.until(lambda now: now[id].state == "ready")
+                return written() - before
+
+            assert await start("upload-1") > weights
+            assert await start("upload-2") < weights / 4
+            watch.engine.stop("upload-1")
+            await watch.until(lambda now: now["upload-1"].state == "gone")
+            assert await start("upload-3") < weights / 4
+            assert await start("upload-4", GOOD.replace("return 1", "return 2")) > weights
+
+    asyncio.run(test())
 
 
 def test_what_a_model_prints_does_not_fill_the_disk_of_its_node(bridge, cluster, tmp_path):
