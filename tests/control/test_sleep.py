@@ -146,7 +146,9 @@ async def test_a_killed_controller_leaves_the_number_as_it_was_and_knows_how_lon
         assert rig.controller.statistics().backends[0].wanted == len(kept)
         await rig.until(lambda: rig.controller.statistics().steps > 8)
         assert {id: row.pid for id, row in rig.world.replicas.items() if row.backend == "m"} == kept
-        assert route(rig, "n")["start_s"] == told_s
+        known_s = route(rig, "n")["start_s"]
+        assert known_s is not None
+        assert known_s == told_s or states(rig).get("n-1") != "ready", "it has started again since"
 
 
 class _SmallEngine(FakeEngine):
