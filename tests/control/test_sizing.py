@@ -171,6 +171,13 @@ def test_a_single_call_after_a_silence_is_no_rate_and_a_second_makes_it_one():
     assert tracker.forecast(1.0).rate == pytest.approx(2)
 
 
+def test_a_silence_through_which_nobody_looked_is_one():
+    tracker = fed([100] * 40 + [0] * 20)  # 10 s, in which many ticks with calls are remembered
+    tracker.observe(0, 3600.0)
+    tracker.observe(1, 0.5)
+    assert tracker.forecast(1.0)[:3] == (0, 0, 0)
+
+
 # over time
 
 NO_BOUND = Room()

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 TICKS_KEPT = 60
+SILENCE_S = 30.0  # without calls
 CALLS_MIN = 2  # since a silence; one call in the half second of a tick would be 2/s, with its error 6/s
 CHANGE_Z = 3.0  # a false change now and then costs a moment of a wider margin
 TREND_TICKS = 40
@@ -57,19 +58,21 @@ class _Line(NamedTuple):
 class RateTracker:
     """Counts in, forecasts out. A tick costs O(kept ticks)."""
 
-    __slots__ = ("_calls", "_ticks", "_window")
+    __slots__ = ("_calls", "_silent_s", "_ticks", "_window")
 
     def __init__(self) -> None:
         self._ticks: deque[tuple[float, int]] = deque(maxlen=TICKS_KEPT)  # (length in seconds, calls), newest last
-        self._calls = 0  # since nobody called for as long as ticks are kept
+        self._calls = 0  # since the last silence
+        self._silent_s = 0.0  # a tick may be as long as nobody looked: those that are kept may be older
         self._window = 0  # ticks over which the rate is steady
 
     def observe(self, calls: int, seconds: float) -> None:
         """`calls` came in the `seconds` since the last tick."""
         if seconds <= 0:
             return
-        if not any(count for _, count in self._ticks):
+        if calls and self._silent_s >= SILENCE_S:
             self._calls = 0
+        self._silent_s = 0.0 if calls else self._silent_s + seconds
         self._calls += calls
         self._ticks.append((seconds, calls))
         self._window = self._steady()
