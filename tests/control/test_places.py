@@ -222,6 +222,25 @@ def test_calls_are_refused_once_no_replica_has_had_a_place_for_long():
     assert not refused(121.0), "it had a place in between"
 
 
+def test_who_lost_its_place_has_no_address_any_more_so_that_calls_count_as_a_wish():
+    """A gateway tells of calls for a backend that no replica is routed for: else the wish would end as nobody called."""
+    spec = BackendSpec(name="b", target="m:M", base_dir="/", settings=BackendSettings(replicas=Replicas(0, 2)))
+    lost = ReplicaStatus(id="b-1", backend="b", generation=1, address="tcp:10.0.0.1:7", state="backoff")
+    lost = msgspec.structs.replace(lost, last_exit=LastExit(reason="node_lost"))
+    routes = Routes()
+    routes.declare(Declared(backends=(spec,)))
+
+    def routed(*replicas, unplaced):
+        routes.observe(spec, replicas, unplaced=unplaced)
+        (route,) = routes.snapshot().backends
+        return route.unavailable, [replica.id for replica in route.replicas]
+
+    assert routed(lost, unplaced=False) == ("asleep", ["b-1"]), "it may be back in a moment"
+    assert routed(lost, unplaced=True) == (UNPLACED, [])
+    starts = msgspec.structs.replace(lost, state="starting", address="tcp:10.0.0.2:7")
+    assert routed(starts, unplaced=True) == ("asleep", ["b-1"]), "that none has one was decided before"
+
+
 def test_an_update_on_a_full_cluster_gives_way_instead_of_waiting_for_a_place_that_never_comes():
     settings = BackendSettings(replicas=Replicas(2, 2), cpus=1.0)
     fleet = Fleet("b", {})

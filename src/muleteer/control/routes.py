@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from muleteer.base.limits import BATCH_MAX
+from muleteer.control.places import waits_for_place
 from muleteer.engine.port import ReplicaStatus
 from muleteer.spec.settings import BackendSpec, Declared, EndpointSpec
 from muleteer.spec.snapshot import (
@@ -101,7 +102,7 @@ def _backend(
         start_s=start_s if _sleeps(backend) else None,
         replicas=tuple(
             ReplicaAddress(replica.id, replica.address, replica.secret)
-            for replica in replicas
+            for replica in (replicas if unavailable != UNPLACED else ())  # a place that was lost is no address
             if replica.state in _ROUTED and replica.address
         ),
     )
@@ -114,6 +115,6 @@ def _unavailable(backend: BackendSpec, replicas: list[ReplicaStatus], *, refused
         return "crash_loop"
     if refused and not replicas:
         return "memory"
-    if unplaced and replicas:
+    if unplaced and replicas and all(waits_for_place(replica) for replica in replicas):  # as of now, too
         return UNPLACED
     return ASLEEP if _sleeps(backend) else "loading"
