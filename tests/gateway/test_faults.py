@@ -445,6 +445,42 @@ def test_what_was_lost_on_a_node_is_run_again_on_another_one_while_that_has_room
     uvloop_rig(test)
 
 
+def test_a_session_does_not_take_what_was_lost_on_a_node_back_there(uvloop_rig):
+    class Pinned:
+        """A session that keeps to `model-2`."""
+
+        replica = True
+
+        def preferred(self, slots):
+            return next((link for link in slots if link.replica == "model-2"), None)
+
+        def lines(self, life):
+            return b""
+
+    async def test(rig):
+        for host in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+            await rig.replica(host=host, script=lambda _: Hang())
+        first, beside, elsewhere = rig.replicas
+        rig.publish([first])
+        await rig.ready(1)
+        lost = rig.open()
+        lost.exchange.session = Pinned()
+        lost.run()
+        await rig.until(lambda: first.calls)
+        elsewhere.script = lambda _: Answer()
+        rig.publish([first, elsewhere])
+        await rig.ready(2)
+        rig.publish()
+        await rig.ready(3)
+        first.die(stay_dead=True)
+        await rig.until(lambda: elsewhere.calls or beside.calls)
+        assert not beside.calls
+        assert (await lost.outcome()).status == 200
+        await rig.quiet()
+
+    uvloop_rig(test)
+
+
 def test_what_was_lost_on_the_only_node_is_run_again_there(uvloop_rig):
     async def test(rig):
         for _ in range(2):

@@ -119,8 +119,9 @@ class Gate:
         if session is None or not session.replica:
             return link
         own = session.preferred(slots)
-        fits = own is not None and own.batched is link.batched and slots.has_room(own, beside=link)
-        return own if own is not None and fits else link
+        if own is None or own.batched is not link.batched or (call.lost_on and call.lost_on == own.host):
+            return link
+        return own if slots.has_room(own, beside=link) else link
 
     def share(self, client: str) -> QuotaExceeded | None:
         """Why a client may have no further call here, while others wait."""
