@@ -244,6 +244,15 @@ def test_a_single_call_of_a_slow_model_wants_no_second_replica():
     assert {sizing.replicas for sizing in found} == {1}
 
 
+@pytest.mark.parametrize("gap_s", [8, 20, 29])
+def test_a_call_now_and_then_is_a_low_rate_also_in_the_tick_that_sees_it(gap_s):
+    sizer, slow = Sizer(1.0, Bounds(1, 9)), workload(service=Service(((0.4, 1.0),)))
+    for tick in range(1, 600):
+        called = tick % (2 * gap_s) == 0
+        sizing = sizer.step(Observed(0.5 * tick, 0.5, int(called), 0, 1, ()), slow)
+        assert sizing.replicas <= 2, (tick, sizing.reason)
+
+
 def test_the_last_replica_stays_as_long_as_a_start_costs():
     for bounds, kept_s in ((Bounds(0, 9), 122), (Bounds(0, 9, idle_s=20.0), 20)):
         sizer = Sizer(0.1, bounds)

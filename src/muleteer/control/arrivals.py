@@ -114,6 +114,8 @@ class RateTracker:
             new_s += seconds
             new += count
             old_s, old = length - new_s, calls - new
+            if new < CALLS_MIN and new * old_s > old * new_s:
+                continue  # a call that is rare is no more often for having just come
             # Poisson counts under the hypothesis of one rate: Var(new/new_s - old/old_s) = rate·(1/new_s + 1/old_s)
             deviation = math.sqrt(dispersion * max(calls, 4) / length * (1 / new_s + 1 / old_s))
             z = abs(new / new_s - old / old_s) / deviation
