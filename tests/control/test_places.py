@@ -169,6 +169,24 @@ def test_what_has_left_is_free_before_the_cluster_says_so():
     assert late.victims, "by then the cluster would have said so: somebody else has it"
 
 
+def test_the_room_of_a_backend_that_is_removed_comes_too_and_nobody_else_makes_way():
+    node = Node("1", "10.0.0.1", True, {"CPU": 8.0, "disk": 2.0}, {"CPU": 6.0, "disk": 0.0})
+    fleets = {name: fleet_of(name, {"disk": 1}, node="10.0.0.1") for name in ("removed", "idle")}
+    fleets["asks"] = fleet_of("asks", {"disk": 1}, least=1, state="backoff", last_exit=LastExit(reason="unplaced"))
+    allotter = Allotter(View((node,)).capacity, Autoscaler())
+    removed = fleets["removed"]
+    removed.declare(None)
+    assert allotter.allocate(99.0, fleets).victims == (), "as where one apply removes the one and adds the other"
+    removed.leave("removed-1", 99.0)
+    assert allotter.allocate(99.0, fleets).victims == ()
+    (status,) = removed.statuses()
+    removed.observe(msgspec.structs.replace(status, state="gone"), 99.5)
+    del fleets["removed"]
+    after = allotter.allocate(99.5, fleets)
+    assert (after.victims, after.grants["asks"].replicas) == ((), 1)
+    assert after.grants["asks"].reason.startswith("1: all it wants")
+
+
 def test_more_of_a_resource_than_there_is_waits_in_words_and_nobody_makes_way():
     node = Node("1", "10.0.0.1", True, {"CPU": 8.0, "disk": 1.0}, {"CPU": 6.0, "disk": 0.0})
     fleets = {

@@ -193,8 +193,8 @@ class Allotter:
 
     def _placed(self, fleets: Iterable[Fleet]) -> Iterator[tuple[str, Reserved]]:
         for fleet in fleets:
-            if fleet.backend is not None:
-                each = reserved(fleet.backend.spec.settings)
+            if fleet.settings is not None:
+                each = reserved(fleet.settings)
                 yield from (
                     (status.id, each) for status in fleet.statuses() if status.node and not waits_for_place(status)
                 )
@@ -246,14 +246,15 @@ class Allotter:
     def _holding(self, fleet: Fleet, each: Observed, now: float) -> Holding:
         status = each.status
         usage = self._usage.get(status.pid or 0)
-        settings = fleet.backend.spec.settings if fleet.backend is not None else None
+        settings = fleet.settings
         state_s = now - each.since_s
         ready_s = state_s if status.state == "ready" else 0.0
         used_s = self._used_s.get(status.id, -math.inf)
+        leaves = fleet.backend is None or fleet.leaves(status.id)  # or is about to
         return Holding(
             backend=fleet.name,
             replica=status.id,
-            state="leaving" if fleet.leaves(status.id) else "ready" if status.state == "ready" else "starting",
+            state="leaving" if leaves else "ready" if status.state == "ready" else "starting",
             memory_bytes=usage.pss_bytes if usage is not None and not self._reserves else 0,
             reserved_bytes=self._reserved_bytes(fleet, status.id),
             declared_bytes=(settings.memory or 0) if settings is not None else 0,
@@ -267,9 +268,9 @@ class Allotter:
         )
 
     def _reserved_bytes(self, fleet: Fleet, replica: str) -> int:
-        if not self._reserves or fleet.backend is None:
+        if not self._reserves or fleet.settings is None:
             return self._reserved.get(replica, 0)
-        return reserved(fleet.backend.spec.settings).memory_bytes
+        return reserved(fleet.settings).memory_bytes
 
     def _note_use(self, fleet: Fleet, now: float) -> None:
         """Which replicas work on calls. Of calls between two looks nobody knows where they ran: at the first, while one

@@ -20,7 +20,7 @@ from muleteer.control.share import Grant
 from muleteer.control.startup import StartUps
 from muleteer.control.wear import Measured, Wear
 from muleteer.engine.port import ReplicaState, ReplicaStatus
-from muleteer.spec.settings import BackendSpec, Replicas
+from muleteer.spec.settings import BackendSettings, BackendSpec, Replicas
 from muleteer.spec.units import format_bytes
 
 _CONDITIONS: dict[ReplicaState, Condition] = {
@@ -119,6 +119,7 @@ class Fleet:
 
     Attributes:
         backend: None if it is not declared (any more): then every replica leaves.
+        settings: as declared last, also of one that is declared no more: what leaves holds that until it is gone.
         wanted: replicas, as declared or as its load needs.
         granted: replicas that there is room for, outdated ones included; None: nothing bounds them.
         grant: the same in words; None before the budget was asked.
@@ -132,6 +133,7 @@ class Fleet:
     def __init__(self, name: str, leaving: dict[str, Leaving], numbers_used: int = 0) -> None:
         self.name = name
         self.backend: Backend | None = None
+        self.settings: BackendSettings | None = None
         self.replicas: dict[str, Observed] = {}
         self.numbers_used = numbers_used
         self.wanted = 0
@@ -151,6 +153,8 @@ class Fleet:
     def declare(self, spec: BackendSpec | None) -> None:
         """What is wanted of it from now on."""
         self.crowded = None
+        if spec is not None:
+            self.settings = spec.settings
         if spec is None:
             self.backend = None
         elif self.backend is not None:
