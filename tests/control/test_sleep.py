@@ -127,7 +127,9 @@ async def test_a_rollout_wakes_the_new_version_and_keeps_it_awake() -> None:
 @asynchronous
 async def test_a_killed_controller_leaves_the_number_as_it_was_and_knows_how_long_starts_take() -> None:
     async with running() as rig:
-        await declared(rig, m={"model": "m.py:M", "replicas": {"min": 1, "max": 3}, "slo": {"p99": 0.1}}, n=SLEEPER)
+        (rig.dir / "other.py").write_text((rig.dir / "m.py").read_text())
+        other = {**SLEEPER, "model": "other.py:M"}  # or each start of one would tell of the other's, too
+        await declared(rig, m={"model": "m.py:M", "replicas": {"min": 1, "max": 3}, "slo": {"p99": 0.1}}, n=other)
         rig.gateway.demand("n")
         await rig.until(lambda: states(rig) == {"m-1": "ready", "n-1": "ready"})
         await rig.until(lambda: route(rig, "n")["start_s"] is not None)
