@@ -236,6 +236,14 @@ def test_every_bound_is_said():
     assert "out of reach" in drive(Sizer(0.01), 20, rate=100)[0].reason
 
 
+def test_where_a_call_still_runs_the_next_one_does_not_follow_on_a_silence():
+    slow, sizer = workload(service=Service(((60.0, 1.0),))), Sizer(90.0)
+    for tick in range(241):  # a call every 40 s
+        sizing = sizer.step(Observed(0.5 * tick, 0.5, int(tick % 80 == 0), 0, 1, (), 1), slow)
+    assert sizer.rate() == pytest.approx(1 / 30, rel=0.2), "of the half minute that is remembered"
+    assert sizing.replicas >= 2
+
+
 def test_a_single_call_of_a_slow_model_wants_no_second_replica():
     slow = workload(service=Service(((0.3, 1.0),)))
     sizer = Sizer(default_target_s(slow.service, 30.0), Bounds(0, 4))

@@ -109,7 +109,10 @@ def test_capacity_counts_what_nodes_have_by_other_names():
     assert (capacity.resources, capacity.available_resources) == ({"disk": 4}, {"disk": 2.5})
 
 
-@pytest.mark.parametrize("text", ["pack", "[]", '{"placement": "tight"}', '{"nodes": "a"}', '{"resources": {"a": 0}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["pack", "[]", '{"placement": "tight"}', '{"nodes": "a"}', '{"resources": {"a": 0}}', '{"resources": {"GPU": 1}}'],
+)
 def test_options_that_are_none_are_refused(text):
     with pytest.raises(ValueError):
         parse_ray(text)

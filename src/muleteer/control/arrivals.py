@@ -66,13 +66,13 @@ class RateTracker:
         self._silent_s = 0.0  # a tick may be as long as nobody looked: those that are kept may be older
         self._window = 0  # ticks over which the rate is steady
 
-    def observe(self, calls: int, seconds: float) -> None:
-        """`calls` came in the `seconds` since the last tick."""
+    def observe(self, calls: int, seconds: float, *, busy: bool = False) -> None:
+        """`calls` came in the `seconds` since the last tick. `busy`: not all are answered, so it is no silence."""
         if seconds <= 0:
             return
         if calls and self._silent_s >= SILENCE_S:
             self._calls = 0
-        self._silent_s = 0.0 if calls else self._silent_s + seconds
+        self._silent_s = 0.0 if calls or busy else self._silent_s + seconds
         self._calls += calls
         self._ticks.append((seconds, calls))
         self._window = self._steady()

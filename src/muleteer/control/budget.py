@@ -326,7 +326,8 @@ class _Machine:
                 self._give_up(holding)
         self._coming -= max(0, demand.memory_bytes - max(self._free, 0))
         self._free = min(self._free, max(0, self._free - demand.memory_bytes))
-        taken = {name: min(count, max(0.0, self._pieces_free.get(name, 0.0))) for name, count in demand.pieces.items()}
+        free = self._pieces_free
+        taken = {name: min(amount, max(0.0, free.get(name, 0.0))) for name, amount in demand.pieces.items()}
         self._pieces_coming = minus(self._pieces_coming, minus(demand.pieces, taken))
         self._pieces_free = minus(self._pieces_free, taken)
         return True

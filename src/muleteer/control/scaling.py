@@ -164,7 +164,7 @@ class Sizer:
         """What to run from now on. `workload` is None until something was measured of calls; what was of starts, is
         `startup_s` until then.
         """
-        self._rates.observe(seen.arrivals, seen.seconds)
+        self._rates.observe(seen.arrivals, seen.seconds, busy=seen.queued + seen.running > 0)
         waking = bool(seen.starting_s) and not seen.ready  # who was told to come again finds it awake
         if seen.arrivals or seen.queued or seen.running or waking:
             self._used_at = seen.now

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+_OURS = {"CPU": "`cpus`", "GPU": "`gpus`", "memory": "`memory`", "object_store_memory": "no setting"}
+"""Resources that are not custom, and what declares them."""
+
 
 class RayOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Attributes:
@@ -33,6 +36,8 @@ def parse_ray(text: str) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError):
         example = '{"placement": "pack", "resources": {"fast_disk": 1}}'
         raise ValueError(f"{text!r} is not a JSON object such as {example}") from None
+    for name in _OURS.keys() & options.resources.keys():
+        raise ValueError(f"ray: resources: {name} is not a custom one; {_OURS[name]} of the backend declares it")
     return msgspec.json.encode(options, order="deterministic").decode()
 
 
