@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, is_typeddict
 
@@ -20,6 +21,7 @@ Convert = Callable[[Any, str], Any]
 
 _PATH = re.compile(r"^(.*?)(?: - at `\$\[0\](.*)`)?$", re.DOTALL)
 _OPEN = (Any, object, inspect.Parameter.empty)
+_ALIAS: Any = getattr(typing, "TypeAliasType", ())  # of Python 3.12; before there is none
 
 
 class Unchecked(Exception):
@@ -98,8 +100,18 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+def unaliased(hint: Any) -> Any:
+    """What a name made by `type Row = list[float]` (Python 3.12) stands for, as NumPy's NDArray is since 2.5; else
+    `hint`.
+    """
+    while isinstance(alias := get_origin(hint) or hint, _ALIAS):
+        arguments = get_args(hint)
+        hint = alias.__value__[arguments] if arguments else alias.__value__
+    return hint
+
+
 def _bare(hint: Any) -> Any:
-    while get_origin(hint) is Annotated:
+    while get_origin(hint := unaliased(hint)) is Annotated:
         hint = get_args(hint)[0]
     return hint
 

@@ -16,7 +16,7 @@ from typing import Any, Optional, get_type_hints
 import msgspec
 
 from muleteer.base.errors import BadArguments
-from muleteer.replica.hints import Convert, Unchecked, converter, is_record, show, unknown_name
+from muleteer.replica.hints import Convert, Unchecked, converter, is_record, show, unaliased, unknown_name
 
 _Kind = inspect.Parameter
 NAMED = (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
@@ -226,7 +226,7 @@ def resolved_hints(
         if parameter.annotation is not _Kind.empty:
             holder = SimpleNamespace(__annotations__={name: parameter.annotation})
             try:
-                hints[name] = get_type_hints(holder, globalns=scope, include_extras=True)[name]
+                hints[name] = unaliased(get_type_hints(holder, globalns=scope, include_extras=True)[name])
             except Exception as why:  # noqa: BLE001 - whatever the expression in the hint raises
                 notice(f"the type of argument {name!r} cannot be checked: {why}")
                 hints[name] = _Kind.empty
