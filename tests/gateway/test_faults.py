@@ -418,16 +418,21 @@ def test_a_replica_that_gives_every_call_back_ends_in_503(uvloop_rig):
     uvloop_rig(test)
 
 
+async def hanging(rig, *hosts, batch=False):
+    """Replicas that never answer, one on each of these hosts; only the first is linked."""
+    for host in hosts:
+        await rig.replica(host=host, batch=batch, script=lambda _: Hang())
+    rig.publish(rig.replicas[:1])
+    await rig.ready(1)
+    return rig.replicas
+
+
 @pytest.mark.parametrize("batch", [False, True], ids=["calls", "batches"])
 def test_what_was_lost_on_a_node_is_run_again_on_another_one_while_that_has_room(uvloop_rig, batch):
     """The replicas of a lost node do not die in the same moment: the next one may be about to."""
 
     async def test(rig):
-        for host in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
-            await rig.replica(host=host, batch=batch, script=lambda _: Hang())
-        first, beside, elsewhere = rig.replicas
-        rig.publish([first])
-        await rig.ready(1)
+        first, beside, elsewhere = await hanging(rig, "127.0.0.2", "127.0.0.2", "127.0.0.3", batch=batch)
         lost = rig.send()
         await rig.until(lambda: first.calls)
         rig.publish()
@@ -458,11 +463,7 @@ def test_a_session_does_not_take_what_was_lost_on_a_node_back_there(uvloop_rig):
             return b""
 
     async def test(rig):
-        for host in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
-            await rig.replica(host=host, script=lambda _: Hang())
-        first, beside, elsewhere = rig.replicas
-        rig.publish([first])
-        await rig.ready(1)
+        first, beside, elsewhere = await hanging(rig, "127.0.0.2", "127.0.0.2", "127.0.0.3")
         lost = rig.open()
         lost.exchange.session = Pinned()
         lost.run()
@@ -483,12 +484,8 @@ def test_a_session_does_not_take_what_was_lost_on_a_node_back_there(uvloop_rig):
 
 def test_what_was_lost_on_the_only_node_is_run_again_there(uvloop_rig):
     async def test(rig):
-        for _ in range(2):
-            await rig.replica(host="127.0.0.2", script=lambda _: Hang())
-        first, beside = rig.replicas
+        first, beside = await hanging(rig, "127.0.0.2", "127.0.0.2")
         beside.script = lambda _: Answer()
-        rig.publish([first])
-        await rig.ready(1)
         lost = rig.send()
         await rig.until(lambda: first.calls)
         rig.publish()
