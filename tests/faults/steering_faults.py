@@ -196,14 +196,15 @@ def rollouts(folder, size, report):
     """Side by side: to a version with 5 % errors, to one of twice the latency, to one as good."""
     news = ("faulty", "slow", "equal")
     backends = "".join(
-        f'  {name}: {{model: "{version}.py:Mule", replicas: 2, concurrency: 32}}\n'
+        f'  {name}: {{model: "{version}.py:Mule", replicas: 2, concurrency: 64}}\n'
         for new in news
         for name, version in ((f"{new}_old", "steady"), (new, new))
     )
     endpoints = "".join(f"  to_{new}: {{route: /{new}, backend: {new}_old}}\n" for new in news)
     with Steered(folder, f"backends:\n{backends}endpoints:\n{endpoints}") as rig:
         wait_until(lambda: all(len(rig.ready_pids(name)) == 2 for name in news), "all replicas", seconds=60)
-        loads = {new: rig.load(size, 80, 0, path=f"/{new}", open_max=64) for new in news}
+        rate = 150 if size.long else 80  # what two intervals judge is a matter of counts
+        loads = {new: rig.load(size, rate, 0, path=f"/{new}", open_max=64) for new in news}
         wait_until(lambda: rig.statistics()["http"]["received"] > 300, "some requests")
         began = time.monotonic()
         for new in news:
