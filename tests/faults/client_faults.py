@@ -93,7 +93,7 @@ def slow_clients(folder, size, report):
         begun = time.monotonic()
         load = rig.load(size, size.rate / 2, 13.0)
         ends = {}
-        while len(ends) < len(links) and time.monotonic() - begun < 10 * size.slack:
+        while len(ends) < len(links) and time.monotonic() - begun < 15 * size.slack:
             for number, link in enumerate(links):
                 if number not in ends and (answer := trickle(link)) is not None:
                     ends[number] = (time.monotonic() - begun, answer)
