@@ -25,6 +25,7 @@ from muleteer.control.places import (
     Reserved,
     asking,
     budget_of_cluster,
+    holds_place,
     reserved,
     surge_has_place,
     waits_for_place,
@@ -122,7 +123,7 @@ class Allotter:
             cpus=round(self._meter.cores(each.status.pid or 0), 3),
             gpus=each.status.gpus,
             gpu_part=min(1.0, holding.gpus),
-            resources=holding.resources if each.status.node and not waits_for_place(each.status) else {},
+            resources=holding.resources if holds_place(each.status) else {},
         )
 
     def started(self, fleet: Fleet, replica: str) -> None:
@@ -195,9 +196,7 @@ class Allotter:
         for fleet in fleets:
             if fleet.settings is not None:
                 each = reserved(fleet.settings)
-                yield from (
-                    (status.id, each) for status in fleet.statuses() if status.node and not waits_for_place(status)
-                )
+                yield from ((status.id, each) for status in fleet.statuses() if holds_place(status))
 
     def _asking(self, allocation: Allocation, fleets: Mapping[str, Fleet], capacity: Capacity) -> Allocation:
         grants, drain_first = {}, set(allocation.drain_first)

@@ -42,6 +42,11 @@ def waits_for_place(status: ReplicaStatus) -> bool:
     return status.state == "backoff" and status.last_exit is not None and status.last_exit.reason in _PATIENCE_S
 
 
+def holds_place(status: ReplicaStatus) -> bool:
+    """Whether a node has it, with what it reserves there."""
+    return bool(status.node) and not waits_for_place(status)
+
+
 def patience_s(staying: Collection[ReplicaStatus]) -> float | None:
     """For how long calls wait for one of these replicas to get a place; None where one has it, or there are none."""
     if not staying or not all(waits_for_place(status) for status in staying):

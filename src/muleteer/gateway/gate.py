@@ -110,14 +110,15 @@ class Gate:
         waited for: a slot that idles while calls wait would cost everybody, and a move costs one session. What was
         lost on one host goes to another one likewise: a host that is lost may take its replicas along one by one.
         """
-        session, slots = call.session, self.capacity.slots
         if call.lost_on and call.lost_on == link.host:
-            elsewhere = slots.other(
+            elsewhere = self.capacity.slots.other(
                 lambda other: other.host != link.host and other.batched is link.batched, beside=link
             )
             return elsewhere or link
+        session = call.session
         if session is None or not session.replica:
             return link
+        slots = self.capacity.slots
         own = session.preferred(slots)
         if own is None or own.batched is not link.batched or (call.lost_on and call.lost_on == own.host):
             return link

@@ -309,10 +309,8 @@ class Placed:
             if reason in _FOLLOWS_FROM.get(cause, ()):
                 return
             if cause == "node_lost" and reason == "unplaced":
-                reason, message = (
-                    cause,
-                    f"{self._node_lost(self._node.id) or 'its node left the cluster'}; now it {message}",
-                )
+                lost = self._node_lost(self._node.id) or "its node left the cluster"
+                reason, message = cause, f"{lost}; now it {message}"
         self._change("backoff", LastExit(reason=reason, message=message, was_ready=was_ready))
 
     async def _begin_again(self, why: Exception) -> None:
